@@ -1,0 +1,47 @@
+"""The eight heart structures: the only table of ids, names, colors, codes and plausible volumes."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One labelled structure of the heart."""
+
+    id: int
+    """Value in a label map (ImageCAS / STACOM-2025 numbering)."""
+    key: str
+    """Short name used in tables, files and flags."""
+    name: str
+    """English name, as a Slicer color table shows it."""
+    color: tuple[int, int, int]
+    """Display color, RGB 0..255."""
+    snomed: str
+    """SNOMED CT concept id."""
+    volume_range_ml: tuple[float, float]
+    """Volumes outside this range are implausible in an adult whose structure is wholly in view."""
+
+
+BACKGROUND = 0
+
+STRUCTURES: tuple[Structure, ...] = (
+    Structure(1, "MYO", "myocardium", (176, 122, 84), "49848007", (50.0, 260.0)),
+    Structure(2, "LA", "left atrium", (240, 190, 70), "82471001", (25.0, 220.0)),
+    Structure(3, "LV", "left ventricle", (214, 76, 76), "87878005", (20.0, 320.0)),
+    Structure(4, "RA", "right atrium", (88, 130, 214), "73829009", (30.0, 250.0)),
+    Structure(5, "RV", "right ventricle", (72, 188, 200), "53085002", (35.0, 340.0)),
+    Structure(6, "AO", "aorta", (232, 120, 190), "15825003", (20.0, 400.0)),
+    Structure(7, "PA", "pulmonary artery", (140, 110, 220), "81040000", (15.0, 200.0)),
+    Structure(8, "LAA", "left atrial appendage", (110, 200, 100), "33626005", (1.0, 25.0)),
+)
+KEYS: tuple[str, ...] = tuple(s.key for s in STRUCTURES)
+LABEL_COUNT = len(STRUCTURES) + 1
+"""Labels in a map, background included."""
+
+ID: dict[str, int] = {s.key: s.id for s in STRUCTURES}
+"""Structure key to label value."""
+
+TOUCHING: tuple[tuple[str, str], ...] = (
+    ("LA", "LV"), ("LV", "AO"), ("RA", "RV"), ("RV", "PA"), ("LA", "LAA"),
+    ("LV", "MYO"), ("RV", "MYO"), ("LA", "MYO"), ("AO", "MYO"),
+)  # fmt: skip
+"""Pairs of structures whose surfaces meet in a normal heart; every structure also meets the background."""

@@ -1,0 +1,5 @@
+"""The user's mistakes, and what cannot be read: reported in one line, never as a traceback."""
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message names the file or flag and the way out."""
