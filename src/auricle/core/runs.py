@@ -1,0 +1,153 @@
+"""A run folder: what a stage was asked, what it did so far, and what it made.
+
+    config.json      the stage's configuration and the fingerprints of its inputs, written first
+    metrics.jsonl    one line a record, for curves
+    last.safetensors the state to resume from; model.safetensors + model.json the result
+    done.json        written last: the fingerprint of the configuration, and the seconds it took
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from auricle.core import config as configs
+from auricle.core.errors import InputError
+from auricle.core.files import read_json, write_json, write_text
+
+MIN_FREE_BYTES = 64 * 2**20
+
+
+class Run:
+    """One stage's folder, opened for writing by one process at a time."""
+
+    def __init__(self, folder: Path, stage: str, config: Any, inputs: Mapping[str, str]) -> None:
+        self.folder = folder
+        self.description = {"stage": stage, "config": configs.to_json(config), "inputs": dict(inputs)}
+        self.fingerprint = configs.digest(self.description)
+        self._started = time.monotonic()
+
+    @property
+    def done(self) -> bool:
+        """Whether this very configuration has finished here."""
+        return fingerprint_of(self.folder) == self.fingerprint
+
+    def begin(self) -> None:
+        """Lock the folder and write config.json; raises `InputError` where the folder holds another run, is locked or cannot be written."""
+        existing = self.folder / "config.json"
+        if existing.exists():
+            changes = configs.differences(_description_of(self.folder), self.description)
+            if changes:
+                raise InputError(f"{self.folder} holds another run ({'; '.join(changes[:4])}): choose another --out or remove that folder")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(self.folder).free
+        except OSError as error:
+            raise InputError(f"cannot write to {self.folder}: {error.strerror}") from None
+        if free < MIN_FREE_BYTES:
+            raise InputError(f"{self.folder}: only {free / 2**20:.0f} MiB free on this disk")
+        if not os.access(self.folder, os.W_OK):
+            raise InputError(f"cannot write to {self.folder}: permission denied")
+        self._lock()
+        if not existing.exists():
+            write_json(existing, self.description)
+
+    def finish(self, **facts: Any) -> None:
+        """Write done.json (adding the seconds of earlier, broken sittings) and drop what only a resume needs."""
+        write_json(self.folder / "done.json", {"fingerprint": self.fingerprint, "seconds": round(self.seconds(), 1), **facts})
+        for leftover in ("last.safetensors", "sitting.json"):
+            (self.folder / leftover).unlink(missing_ok=True)
+        self.release()
+
+    def release(self) -> None:
+        """Give the lock back."""
+        (self.folder / "lock").unlink(missing_ok=True)
+
+    def seconds(self) -> float:
+        """Seconds spent on this run in all sittings."""
+        sitting = self.folder / "sitting.json"
+        before = float(read_json(sitting)["seconds"]) if sitting.exists() else 0.0
+        return before + time.monotonic() - self._started
+
+    def save_time(self) -> None:
+        """Remember the seconds spent so far; called when a checkpoint is written."""
+        spent = self.seconds()
+        self._started = time.monotonic()
+        write_json(self.folder / "sitting.json", {"seconds": spent})
+
+    def log(self, **record: Any) -> None:
+        """Append one record to metrics.jsonl."""
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(record) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop the records after `step`, which a resumed run will write again."""
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            kept = [record for record in read_metrics(self.folder) if record["step"] <= step]
+            write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def _lock(self) -> None:
+        lock = self.folder / "lock"
+        for _ in range(2):
+            try:
+                with lock.open("x", encoding="utf-8") as handle:
+                    handle.write(str(os.getpid()))
+                return
+            except FileExistsError:
+                owner = lock.read_text(encoding="utf-8").strip()
+                if owner.isdigit() and int(owner) != os.getpid() and _alive(int(owner)):
+                    raise InputError(f"{self.folder} is in use by process {owner}") from None
+                lock.unlink(missing_ok=True)
+
+
+def fingerprint_of(folder: Path) -> str | None:
+    """Fingerprint of the finished run in `folder`; None where nothing has finished."""
+    marker = folder / "done.json"
+    return str(read_json(marker)["fingerprint"]) if marker.exists() else None
+
+
+def finished(folder: Path, stage: str) -> str:
+    """Fingerprint of a finished `stage` in `folder`; raises `InputError` where there is none."""
+    fingerprint = fingerprint_of(folder)
+    if fingerprint is None:
+        raise InputError(f"{folder} holds no finished {stage}: run `auricle {stage} --out {folder}` first")
+    found = _description_of(folder).get("stage")
+    if found != stage:
+        raise InputError(f"{folder} holds a run of `auricle {found}`, not of `auricle {stage}`")
+    return fingerprint
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """All records of metrics.jsonl; a last line cut short by a kill is left out."""
+    path = folder / "metrics.jsonl"
+    records: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def _description_of(folder: Path) -> dict[str, Any]:
+    try:
+        description = read_json(folder / "config.json")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} is not a run folder: {error}") from None
+    if not isinstance(description, dict):
+        raise InputError(f"{folder}/config.json is not a run's configuration")
+    return description
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,212 @@
+"""Augmentation of pairs: random parameters are drawn first (`draw`), then applied to image and label map together (`apply`)."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What is drawn, and how often. The defaults change nothing."""
+
+    flip_probability: float = 0.0
+    """Probability of mirroring left-right, and likewise front-back. A mirrored heart is situs inversus: segmenters may want 0."""
+    center_crop_probability: float = 0.0
+    """Probability of a crop at a random location in plane, resized back in x and y."""
+    location_crop_probability: float = 0.0
+    """Probability of moving the field of view by up to `shift_mm` along each axis."""
+    crop_scale: tuple[float, float] = (0.8, 1.0)
+    """Edge of the in-plane crop as a share of the field of view, smallest and largest."""
+    shift_mm: float = 15.0
+    """Largest move of the field of view along an axis."""
+    boost_probability: float = 0.0
+    """Probability of the contrast boost."""
+    boost_hu: float = 50.0
+    """HU added by the contrast boost to what is brighter than muscle."""
+    rotation_degrees: float = 0.0
+    """SD of the rotation about each axis."""
+    scale: float = 0.0
+    """SD of the logarithm of the size."""
+    gain: float = 0.0
+    """SD of the logarithm of the factor on HU above muscle (the enhancement)."""
+    offset_hu: float = 0.0
+    """SD of a constant added to every voxel."""
+    noise_hu: float = 0.0
+    """Largest SD of added white noise."""
+    blur_probability: float = 0.0
+    """Probability of smoothing by a 3x3x3 binomial kernel (a softer kernel, thicker slices)."""
+    cut_probability: float = 0.0
+    """Probability that one side of the field of view is cut off (set to air and background)."""
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "center_crop", "location_crop", "boost", "blur", "cut"):
+            if not 0.0 <= getattr(self, f"{name}_probability") <= 1.0:
+                raise ValueError(f"--augment.{name.replace('_', '-')}-probability must lie in 0..1")
+        if not 0.0 < self.crop_scale[0] <= self.crop_scale[1] <= 1.0:
+            raise ValueError("--augment.crop-scale must be two ascending numbers in 0..1")
+
+
+def paper_generator() -> AugmentConfig:
+    """What the paper draws while training the generator (section 4: crops, flips at 0.2, +50 HU at 0.05)."""
+    return AugmentConfig(flip_probability=0.2, center_crop_probability=0.2, location_crop_probability=0.2, boost_probability=0.05)
+
+
+def segmenter() -> AugmentConfig:
+    """Geometry and intensity wide enough that a network trained on one cohort meets the scans of another."""
+    return AugmentConfig(
+        location_crop_probability=0.8, shift_mm=20.0, rotation_degrees=7.0, scale=0.10, gain=0.35, offset_hu=15.0, noise_hu=30.0,
+        blur_probability=0.2, cut_probability=0.15,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Parameters of one augmentation."""
+
+    matrix: tuple[tuple[float, float, float], ...]
+    """Rotation, scale and mirroring: output offset from the center (mm) to source offset (mm)."""
+    shift_mm: tuple[float, float, float]
+    boost_hu: float
+    gain: float
+    offset_hu: float
+    noise_hu: float
+    noise_seed: int
+    blur: bool
+    cut: tuple[int, bool, float] | None
+    """Axis, whether its upper end, and the share of the field of view that is cut off."""
+
+
+def draw(config: AugmentConfig, extent_mm: tuple[float, float, float], generator: torch.Generator) -> Draw:
+    """Draw the parameters for a field of view of `extent_mm`."""
+    u = torch.rand(16, generator=generator, dtype=torch.float64).tolist()
+    n = torch.randn(8, generator=generator, dtype=torch.float64).clamp(-2.5, 2.5).tolist()
+    r = torch.rand(8, generator=generator, dtype=torch.float64).tolist()
+    size = math.exp(config.scale * n[0])
+    factors, shift = [size, size, size], [0.0, 0.0, 0.0]
+    if u[0] < config.center_crop_probability:
+        share = config.crop_scale[0] + (config.crop_scale[1] - config.crop_scale[0]) * r[0]
+        for axis in (0, 1):
+            factors[axis] *= share
+            shift[axis] += (2 * r[1 + axis] - 1) * (1 - share) / 2 * extent_mm[axis]
+    if u[1] < config.location_crop_probability:
+        shift = [s + (2 * v - 1) * config.shift_mm for s, v in zip(shift, r[3:6], strict=True)]
+    for axis in (0, 1):
+        if u[2 + axis] < config.flip_probability:
+            factors[axis] = -factors[axis]
+    matrix = _rotation([math.radians(config.rotation_degrees) * v for v in n[1:4]]) @ torch.diag(torch.tensor(factors, dtype=torch.float64))
+    cut = (int(u[4] * 3), u[5] < 0.5, 0.05 + 0.25 * r[6]) if u[6] < config.cut_probability else None
+    return Draw(
+        matrix=tuple(tuple(row) for row in matrix.tolist()), shift_mm=(shift[0], shift[1], shift[2]),
+        boost_hu=config.boost_hu if u[7] < config.boost_probability else 0.0,
+        gain=math.exp(config.gain * n[4]), offset_hu=config.offset_hu * n[5], noise_hu=config.noise_hu * u[8] ** 2,
+        noise_seed=int(torch.randint(0, 2**62, (), generator=generator)), blur=u[9] < config.blur_probability, cut=cut,
+    )  # fmt: skip
+
+
+def apply(
+    params: Draw, image: Tensor, label: Tensor | None, size: Triple, spacing: tuple[float, float, float]
+) -> tuple[Tensor, Tensor | None]:
+    """A view of `size` voxels around the center of a pair, transformed.
+
+    `image` is (X, Y, Z) in HU and `label` (X, Y, Z) or None, both at `spacing` mm and usually larger than `size`. Outside of them lie air
+    and background.
+    """
+    grid = _sampling_grid(params, tuple(image.shape), size, spacing)
+    moved = F.grid_sample(image[None, None].float() + 1024.0, grid, mode="bilinear", align_corners=True)[0, 0] - 1024.0
+    picked = None
+    if label is not None:
+        picked = F.grid_sample(label[None, None].float(), grid, mode="nearest", align_corners=True)[0, 0].to(torch.uint8)
+    if params.cut:
+        moved, picked = _cut(params.cut, moved, picked)
+    return _intensity(params, moved), picked
+
+
+def plain(image: Tensor, label: Tensor | None, size: Triple) -> tuple[Tensor, Tensor | None]:
+    """The central `size` voxels of a pair (which is at least as large), unchanged."""
+    window = tuple(slice((n - s) // 2, (n - s) // 2 + s) for n, s in zip(image.shape, size, strict=True))
+    return image[window].float(), None if label is None else label[window]
+
+
+def _rotation(angles: list[float]) -> Tensor:
+    matrix = torch.eye(3, dtype=torch.float64)
+    for axis, angle in enumerate(angles):
+        i, j = [a for a in range(3) if a != axis]
+        turn = torch.eye(3, dtype=torch.float64)
+        turn[i, i] = turn[j, j] = math.cos(angle)
+        turn[i, j], turn[j, i] = -math.sin(angle), math.sin(angle)
+        matrix = matrix @ turn
+    return matrix
+
+
+def _sampling_grid(params: Draw, source: tuple[int, ...], size: Triple, spacing: tuple[float, float, float]) -> Tensor:
+    """Positions in the source for every output voxel, in the -1..1 coordinates (z, y, x) of grid_sample; shape (1, *size, 3)."""
+    step = torch.tensor(spacing, dtype=torch.float64)
+    axes = [(torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * s for n, s in zip(size, spacing, strict=True)]
+    matrix = torch.tensor(params.matrix, dtype=torch.float64)
+    # The map is affine: it is summed from one table an axis, which is cheaper than a product for every voxel.
+    tables = [axis[:, None] * matrix[:, i][None] for i, axis in enumerate(axes)]
+    points = tables[0][:, None, None] + tables[1][None, :, None] + tables[2][None, None, :] + torch.tensor(params.shift_mm, dtype=torch.float64)
+    # A source of even length is centered half a voxel off its window when the lengths differ in parity; `plain` rounds down alike.
+    half = torch.tensor([(n - 1) / 2 for n in source], dtype=torch.float64)
+    parity = torch.tensor([((n - s) % 2) / 2 for n, s in zip(source, size, strict=True)], dtype=torch.float64)
+    normalized = (points / step - parity) / half.clamp(min=0.5)
+    return normalized.flip(-1)[None].float()
+
+
+def _cut(cut: tuple[int, bool, float], image: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    axis, upper, share = cut
+    length = max(1, int(image.shape[axis] * share))
+    start = image.shape[axis] - length if upper else 0
+    image = image.clone()
+    image.narrow(axis, start, length).fill_(-1024.0)
+    if label is not None:
+        label = label.clone()
+        label.narrow(axis, start, length).fill_(0)
+    return image, label
+
+
+def _intensity(params: Draw, image: Tensor) -> Tensor:
+    """Change the enhancement (HU above muscle, 60), the offset, sharpness and noise; the lung and fat below it keep their values."""
+    if params.blur:
+        kernel = torch.tensor([0.25, 0.5, 0.25])
+        kernel = (kernel[:, None, None] * kernel[None, :, None] * kernel[None, None, :])[None, None]
+        image = F.conv3d(F.pad(image[None, None], [1] * 6, mode="replicate"), kernel)[0, 0]
+    if params.gain != 1.0:
+        image = torch.where(image > 60.0, 60.0 + (image - 60.0) * params.gain, image)
+    if params.boost_hu:
+        # Fades in between muscle and contrasted blood, so that no step appears.
+        image = image + params.boost_hu * ((image - 60.0) / 60.0).clamp(0.0, 1.0)
+    if params.offset_hu:
+        image = image + params.offset_hu
+    if params.noise_hu > 0.5:
+        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(params.noise_seed))
+        image = image + params.noise_hu * noise
+    return image
+
+
+def move_to_patch(
+    params: Draw, label: Tensor, size: Triple, patch: Triple, spacing: tuple[float, float, float], focus: float, generator: torch.Generator
+) -> Draw:
+    """The same draw, moved so that its view of `patch` voxels lies somewhere in the central `size` voxels of the pair.
+
+    With probability `focus` the patch is centered on a voxel of a structure drawn at random (small structures then get as many patches as
+    large ones); otherwise anywhere.
+    """
+    focused, place = torch.rand(2, generator=generator).tolist()
+    present = torch.bincount(label.flatten(), minlength=2)[1:].nonzero()[:, 0] + 1
+    wide = torch.tensor(label.shape)
+    if focused < focus and len(present):
+        value = present[int(place * len(present))]
+        voxels = (label == value).nonzero()
+        center = voxels[int(torch.randint(0, len(voxels), (), generator=generator))].double()
+    else:
+        free = torch.tensor([max(n - p, 0) for n, p in zip(size, patch, strict=True)])
+        low = (wide - torch.tensor(size)) / 2 + torch.tensor(patch) / 2 - 0.5
+        center = low + torch.rand(3, generator=generator, dtype=torch.float64) * free
+    offset = (center - (wide - 1) / 2) * torch.tensor(spacing, dtype=torch.float64)
+    return replace(params, shift_mm=(float(offset[0]), float(offset[1]), float(offset[2])))

@@ -1,0 +1,181 @@
+"""What DICOM files say about their image planes, and their decoded pixels."""
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auricle.core.errors import InputError
+
+MAX_FILES = 20_000
+_TAGS = [
+    "SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Rows", "Columns",
+    "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope",
+    "RescaleIntercept", "RescaleType", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+]  # fmt: skip
+_CODEC = {"1.2.840.10008.1.2.4.9": "pylibjpeg-openjpeg", "1.2.840.10008.1.2.4.20": "pylibjpeg-openjpeg"}
+"""Start of a transfer syntax UID to the package that decodes it: JPEG 2000 and HTJ2K; all other JPEG kinds below."""
+_OTHER_CODEC = "pylibjpeg-libjpeg"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One image plane of one file."""
+
+    path: Path
+    frame: int
+    series: str
+    number: str
+    description: str
+    modality: str
+    localizer: bool
+    shape: tuple[int, int]
+    samples: int
+    position: tuple[float, ...]
+    """LPS mm of the first pixel's center; empty where the file does not say."""
+    orientation: tuple[float, ...]
+    spacing: tuple[float, ...]
+    slope: float
+    intercept: float
+    unit: str
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file has the DICOM mark after its 128-byte preamble."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def series_of(path: Path) -> str:
+    """Series instance UID of one DICOM file (may be empty in anonymized files)."""
+    with reading_file(path) as pydicom:
+        return str(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS).get("SeriesInstanceUID") or "")
+
+
+def scan_folder(folder: Path) -> tuple[list[Slice], list[str]]:
+    """Every image plane under a folder, and a notice on what was passed over."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    slices: list[Slice] = []
+    others = 0
+    for count, path in enumerate(sorted(p for p in folder.rglob("*") if p.is_file())):
+        if count >= MAX_FILES:
+            raise InputError(f"{folder}: holds more than {MAX_FILES} files; give the folder of one study")
+        if path.name == "DICOMDIR" or not is_dicom(path):
+            others += 1
+            continue
+        found = _headers(path)
+        others += not found
+        slices += found
+    if not slices:
+        raise InputError(f"{folder}: holds no DICOM images")
+    return slices, [f"{folder}: {others} files are not DICOM images and were passed over"] if others else []
+
+
+def decode(path: Path) -> tuple[NDArray[Any], tuple[int, int] | None]:
+    """A file's frames [frame, row, column], and the stored values from .. to that mark padding, if the file has them."""
+    with reading_file(path) as pydicom:
+        header = pydicom.dcmread(path)
+        syntax = header.file_meta.get("TransferSyntaxUID")
+        missing = _missing_codec(syntax)
+        if missing:
+            name = getattr(syntax, "name", syntax)
+            raise InputError(f"{path}: is compressed with {name}; to read it: pip install {missing}")
+        frames = np.asarray(header.pixel_array)
+        value, limit = header.get("PixelPaddingValue"), header.get("PixelPaddingRangeLimit")
+        frames = frames if frames.ndim == 3 else frames[None]
+        if value in (None, ""):
+            return frames, None
+        # The value may be written in the other signedness than the pixels; both are 16 bits wide.
+        ends = [int(np.array(int(v) & 0xFFFF, np.uint16).astype(frames.dtype)) for v in (value, limit) if v not in (None, "")]
+        return frames, (min(ends), max(ends))
+
+
+@contextmanager
+def reading_file(path: Path) -> Iterator[Any]:
+    """Yield pydicom, imported when first needed; whatever a damaged file makes it raise becomes an `InputError`.
+
+    pydicom's warnings about harmless deviations from the standard are not the user's business.
+    """
+    try:
+        import pydicom
+    except ImportError:
+        raise InputError("reading DICOM needs pydicom; install it with: pip install 'auricle[dicom]'") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield pydicom
+        except InputError:
+            raise
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else repr(error)
+            raise InputError(f"{path}: is damaged or not valid DICOM ({reason})") from None
+
+
+def _headers(path: Path) -> list[Slice]:
+    """The image planes of one file; none if it is no image."""
+    with reading_file(path) as pydicom:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+        return _planes(header, path) if header.get("Rows") else []
+
+
+def _planes(header: Any, path: Path) -> list[Slice]:
+    frames = header.get("PerFrameFunctionalGroupsSequence") or []
+    if not frames:
+        return [_plane(header, path, 0, [header])]
+    shared = [group for item in header.get("SharedFunctionalGroupsSequence") or [] for group in _groups(item)]
+    return [_plane(header, path, n, [header, *_groups(frame), *shared]) for n, frame in enumerate(frames)]
+
+
+def _groups(item: Any) -> list[Any]:
+    """The functional groups of a frame: where an enhanced image keeps its geometry and scaling."""
+    names = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence", "PixelValueTransformationSequence")
+    return [group[0] for name in names if (group := item.get(name))]
+
+
+def _plane(header: Any, path: Path, frame: int, places: list[Any]) -> Slice:
+    def find(name: str) -> Any:
+        return next((v for p in places if (v := p.get(name)) not in (None, "")), None)
+
+    def numbers(name: str) -> tuple[float, ...]:
+        values = find(name)
+        return () if values is None else tuple(float(v) for v in values)
+
+    slope, shift = find("RescaleSlope"), find("RescaleIntercept")
+    return Slice(
+        path=path,
+        frame=frame,
+        series=str(header.get("SeriesInstanceUID") or ""),
+        number=str(header.get("SeriesNumber") or ""),
+        description=str(header.get("SeriesDescription") or ""),
+        modality=str(header.get("Modality") or ""),
+        localizer="LOCALIZER" in [str(v).upper() for v in (header.get("ImageType") or [])],
+        shape=(int(header.Rows), int(header.Columns)),
+        samples=int(header.get("SamplesPerPixel") or 1),
+        position=numbers("ImagePositionPatient"),
+        orientation=numbers("ImageOrientationPatient"),
+        spacing=numbers("PixelSpacing"),
+        slope=1.0 if slope is None else float(slope),
+        intercept=math.nan if shift is None else float(shift),
+        unit=str(find("RescaleType") or "HU"),
+    )
+
+
+def _missing_codec(syntax: Any) -> str | None:
+    """The package to install for a transfer syntax that nothing installed can decode; None if it can be read."""
+    from pydicom.pixels.decoders.base import get_decoder
+
+    if syntax is None or not syntax.is_compressed or syntax == "1.2.840.10008.1.2.1.99":
+        return None
+    if get_decoder(syntax).is_available:
+        return None
+    return "pylibjpeg " + next((v for k, v in _CODEC.items() if syntax.startswith(k)), _OTHER_CODEC)

@@ -1,0 +1,160 @@
+"""What a segmentation leaves beside the label map: color table, volumes, preview."""
+
+import csv
+import math
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+
+from auricle.core.anatomy import BACKGROUND, LABEL_COUNT, STRUCTURES
+from auricle.core.case import Case
+from auricle.core.errors import InputError
+from auricle.data.nifti import saving
+from auricle.data.preprocess import heart_center, orient
+
+WINDOW_LEVEL_HU = 100.0
+WINDOW_WIDTH_HU = 900.0
+"""Display window of the preview: shows contrast-filled chambers, muscle and lung apart."""
+
+_COLORS = np.array([(0, 0, 0), *(s.color for s in STRUCTURES)]) / 255.0
+
+
+@dataclass(frozen=True)
+class VolumeRow:
+    """Measurements of one structure."""
+
+    structure: str
+    """Structure key."""
+    volume_ml: float
+    mean_hu: float
+    """NaN where the structure is absent."""
+    touches_border: bool
+    """The structure reaches the edge of the scan, so its volume is a part of the true one."""
+
+
+def check_output(path: Path, *, size: int = 0, overwrite: bool = False) -> None:
+    """Refuse (`InputError`) before computing if `path` exists (unless `overwrite`) or `size` bytes cannot be written."""
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise InputError(f"{path}: exists already; choose another name or give --overwrite")
+    parent = path.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: cannot be written: {parent} is not a writable folder")
+    free = shutil.disk_usage(parent).free
+    if free < size:
+        raise InputError(f"{path}: needs about {size / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free on its disk")
+
+
+def write_color_table(path: Path) -> None:
+    """Write names and colors of the label ids as a 3D Slicer color table (.ctbl)."""
+    lines = ["# Color table of the heart structures: id name red green blue opacity", f"{BACKGROUND} background 0 0 0 0"]
+    lines += [f"{s.id} {s.name.replace(' ', '_')} {s.color[0]} {s.color[1]} {s.color[2]} 255" for s in STRUCTURES]
+    with saving(Path(path)) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def volumes(label: NDArray[np.uint8], affine: NDArray[np.float64], image: NDArray[Any]) -> list[VolumeRow]:
+    """Volume (mL), mean HU and contact with the scan's edge of every structure, absent ones included.
+
+    Args:
+        label: label map [x, y, z].
+        affine: voxel index to RAS mm.
+        image: HU on the same grid.
+    """
+    assert label.shape == image.shape
+    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
+    counts, sums = np.zeros(LABEL_COUNT), np.zeros(LABEL_COUNT)
+    for part, values in zip(label, image, strict=True):
+        flat = part.ravel()
+        counts += np.bincount(flat, minlength=LABEL_COUNT)
+        sums += np.bincount(flat, weights=values.ravel(), minlength=LABEL_COUNT)
+    faces = [label[0], label[-1], label[:, 0], label[:, -1], label[:, :, 0], label[:, :, -1]]
+    edge = set(np.unique(np.concatenate([f.ravel() for f in faces])).tolist())
+    means = np.divide(sums, counts, out=np.full(LABEL_COUNT, math.nan), where=counts > 0)
+    return [VolumeRow(s.key, float(counts[s.id] * voxel_ml), float(means[s.id]), s.id in edge) for s in STRUCTURES]
+
+
+def write_volumes_csv(path: Path, rows: list[VolumeRow]) -> None:
+    """Write the rows as CSV: structure, volume_ml, mean_hu (empty where absent), touches_border (yes or no)."""
+    with saving(Path(path)) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["structure", "volume_ml", "mean_hu", "touches_border"])
+        for row in rows:
+            mean = "" if math.isnan(row.mean_hu) else f"{row.mean_hu:.1f}"
+            table.writerow([row.structure, f"{row.volume_ml:.2f}", mean, "yes" if row.touches_border else "no"])
+
+
+def write_preview(path: Path, case: Case, label: NDArray[np.uint8]) -> None:
+    """Write a PNG of the axial, coronal and sagittal slices through the heart, with the label map over the scan.
+
+    The patient's right is on the left of the axial and coronal pictures and anterior on the left of the sagittal one;
+    anterior (axial) and superior are up. Without a heart the slices run through the middle of the scan.
+    """
+    turned = orient(Case(case.id, case.image, case.affine, label))
+    assert turned.label is not None
+    at = _cut_at(turned)
+    ranges = [(np.arange(n) - (n - 1) / 2) * d for n, d in zip(turned.image.shape, turned.spacing, strict=True)]
+    widths = [r[-1] - r[0] for r in ranges]
+    across, up = [widths[0], widths[0], widths[1]], [widths[1], widths[2], widths[2]]
+    scale = 12.0 / sum(across)
+    figure = Figure(figsize=(12.4, max(2.0, scale * max(up)) + 0.9), dpi=110, facecolor="black", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 3, width_ratios=across)
+    views = (("axial", 0, 1, 2, "R", "L"), ("coronal", 0, 2, 1, "R", "L"), ("sagittal", 1, 2, 0, "A", "P"))
+    for ax, (name, h, v, normal, left, right) in zip(axes, views, strict=True):
+        _draw(ax, turned, (h, v, normal), at[normal], (ranges[h], ranges[v]))
+        ax.set_title(name, color="white", fontsize=11)
+        for text, x, side in ((left, 0.02, "left"), (right, 0.98, "right")):
+            ax.text(x, 0.5, text, color="white", ha=side, va="center", transform=ax.transAxes, fontsize=11)
+    there = np.unique(turned.label)
+    handles = [Patch(color=_COLORS[s.id], label=f"{s.key} {s.name}") for s in STRUCTURES if s.id in there]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, labelcolor="white", facecolor="black", fontsize=9)
+    with saving(Path(path)) as temporary:
+        figure.savefig(temporary, format="png", facecolor="black", metadata={"Software": None})
+
+
+def _cut_at(case: Case) -> list[int]:
+    """Voxel index of the heart's center, or of the scan's middle."""
+    assert case.label is not None
+    center = heart_center(case.label, case.affine)
+    if center is None:
+        return [n // 2 for n in case.image.shape]
+    index = np.linalg.solve(case.affine, [*center, 1.0])[:3]
+    return [int(np.clip(round(float(i)), 0, n - 1)) for i, n in zip(index, case.image.shape, strict=True)]
+
+
+def _draw(
+    ax: Any, case: Case, order: tuple[int, int, int], at: int, ranges: tuple[NDArray[np.float64], NDArray[np.float64]]
+) -> None:
+    """One slice: `order` gives the array axes across, up and through the picture; across runs from high to low index."""
+    assert case.label is not None
+    h, v, normal = order
+    image, label = (np.take(a, at, axis=normal) for a in (case.image, case.label))
+    image, label = (a.T if h < v else a for a in (image, label))
+    across, up = ranges
+    dx, dy = (across[1] - across[0]) / 2, (up[1] - up[0]) / 2
+    extent = (across[0] - dx, across[-1] + dx, up[0] - dy, up[-1] + dy)
+    low, high = WINDOW_LEVEL_HU - WINDOW_WIDTH_HU / 2, WINDOW_LEVEL_HU + WINDOW_WIDTH_HU / 2
+    ax.imshow(image, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent, interpolation="bilinear")
+    shades = np.zeros((*label.shape, 4))
+    shades[..., :3], shades[..., 3] = _COLORS[label], 0.3 * (label > 0)
+    ax.imshow(shades, origin="lower", extent=extent, interpolation="nearest")
+    for s in STRUCTURES:
+        mask = label == s.id
+        if mask.any() and not mask.all():
+            ax.contour(across, up, mask.astype(float), levels=[0.5], colors=[_COLORS[s.id]], linewidths=1.2)
+    ax.set_xlim(extent[1], extent[0])
+    ax.set_ylim(extent[2], extent[3])
+    ax.set_aspect("equal")
+    ax.set_axis_off()

@@ -1,0 +1,42 @@
+"""Noise levels: which ones a sampler visits, and which ones training draws.
+
+Everywhere a noisy latent is ``x = x0 + sigma * noise`` (Karras et al. 2022), whatever the parameterization of the network.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def karras_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
+    """`steps` descending noise levels and a final zero, shape (steps + 1,) (Karras et al. 2022, equation 5)."""
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    return torch.cat([(high + ramp * (low - high)) ** rho, torch.zeros(1, dtype=torch.float64)])
+
+
+def flow_sigmas(steps: int, t_max: float = 0.999, shift: float = 1.0) -> Tensor:
+    """Noise levels of a rectified flow at evenly spaced times, ``sigma = t / (1 - t)``, and a final zero, shape (steps + 1,).
+
+    `shift` > 1 spends more steps at high noise (Esser et al. 2024, equation 23).
+    """
+    t = torch.linspace(t_max, 0.0, steps + 1, dtype=torch.float64)
+    t = shift * t / (1 + (shift - 1) * t)
+    return t / (1 - t)
+
+
+def cosine_sigmas(count: int = 1000, offset: float = 0.008, max_beta: float = 0.999) -> Tensor:
+    """The ascending noise levels of the `count` steps of a cosine-schedule DDPM, shape (count,) (Nichol and Dhariwal 2021, eq. 17)."""
+    return sigma_of_alpha_bar(_cosine_alpha_bar(count, offset, max_beta))
+
+
+def sigma_of_alpha_bar(alpha_bar: Tensor) -> Tensor:
+    """``sqrt((1 - a) / a)``: the noise level of a variance-preserving process with cumulative signal power a."""
+    return ((1 - alpha_bar) / alpha_bar).sqrt()
+
+
+def _cosine_alpha_bar(count: int, offset: float, max_beta: float) -> Tensor:
+    t = torch.linspace(0, 1, count + 1, dtype=torch.float64)
+    f = torch.cos((t + offset) / (1 + offset) * math.pi / 2).square()
+    return torch.cumprod(1 - (1 - f[1:] / f[:-1]).clamp(max=max_beta), 0)

@@ -1,0 +1,115 @@
+"""Stage 1: bring a cohort to the model grid, once, and split it by patient.
+
+The run folder holds ``images/ID.npy`` (int16 HU) and ``labels/ID.npy`` (uint8) on the model grid plus a margin that augmentation can
+move into, and ``cases.json`` with each case's split, attributes and affine.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from auricle.core import progress
+from auricle.core.anatomy import STRUCTURES
+from auricle.core.errors import InputError
+from auricle.core.files import atomic_path, write_json
+from auricle.core.runs import Run
+from auricle.data.cohort import Data, VirtualData, open_cohort, split_patients
+from auricle.data.preprocess import ModelGrid
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class CohortConfig:
+    """Which cases, on which grid."""
+
+    data: Data = field(default_factory=VirtualData)
+    """Virtual patients, or a folder of scans."""
+    size: Triple = (64, 64, 64)
+    """Voxels of the model grid along x, y, z."""
+    spacing: tuple[float, float, float] = (2.5, 2.5, 2.5)
+    """Voxel size of the model grid in mm."""
+    margin: Triple = (8, 8, 8)
+    """Voxels kept beyond the model grid on every side, so that moving the field of view meets real surroundings."""
+    shares: tuple[float, float, float] = (168.0, 43.0, 51.0)
+    """Parts of the cohort that train, validate and test."""
+    seed: int = 0
+    """Seed of the split."""
+    workers: int = 0
+    """Processes that prepare cases; 0 takes one a core."""
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 16 or any(n % 16 for n in self.size):
+            raise ValueError(f"--size must be multiples of 16, not {self.size}")
+        if min(self.spacing) <= 0 or min(self.margin) < 0 or min(self.shares) <= 0 or self.workers < 0:
+            raise ValueError("--spacing and --shares must be positive, --margin and --workers not negative")
+
+    @property
+    def wide(self) -> ModelGrid:
+        """The model grid with its margin."""
+        x, y, z = (n + 2 * m for n, m in zip(self.size, self.margin, strict=True))
+        return ModelGrid((x, y, z), self.spacing)
+
+
+def run(config: CohortConfig, out: Path) -> Path:
+    """Prepare the cohort into `out`; cases that are already there are kept. Returns `out`."""
+    cohort = open_cohort(config.data)
+    this = Run(out, "cohort", config, {"cohort": cohort.fingerprint()})
+    if this.done:
+        progress.report(f"{out}: cohort is ready")
+        return out
+    this.begin()
+    splits = split_patients(cohort.patients, config.shares, config.seed)
+    records: dict[int, dict[str, Any]] = {}
+    for index, record, notices in progress.track(_prepare_all(config, out, len(cohort.ids)), "cohort", len(cohort.ids)):
+        records[index] = record
+        for text in notices:
+            progress.notice(text)
+    cases = [{"id": cohort.ids[i], "patient": cohort.patients[i], "split": splits[i], **records[i]} for i in range(len(cohort.ids))]
+    _refuse_duplicates(cases)
+    write_json(out / "cases.json", {"size": config.size, "spacing": config.spacing, "margin": config.margin, "cases": cases})
+    this.finish(cases=len(cases))
+    return out
+
+
+def _prepare_all(config: CohortConfig, out: Path, count: int) -> Iterator[tuple[int, dict[str, Any], list[str]]]:
+    workers = min(config.workers or os.cpu_count() or 1, count)
+    jobs = [(config, out, i) for i in range(count)]
+    if workers == 1:
+        yield from map(_prepare, jobs)
+        return
+    # Spawned, not forked: torch's threads do not survive a fork.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_prepare, jobs)
+
+
+def _prepare(job: tuple[CohortConfig, Path, int]) -> tuple[int, dict[str, Any], list[str]]:
+    """Bring one case to the grid and store it; returns its index, its record for cases.json and notices."""
+    config, out, index = job
+    cohort = open_cohort(config.data)
+    case, notices = cohort.load(index, config.wide)
+    assert case.label is not None
+    image = np.clip(np.rint(case.image), -1024, 3071).astype(np.int16)
+    for folder, array in (("images", image), ("labels", case.label)):
+        with atomic_path(out / folder / f"{case.id}.npy") as temporary, temporary.open("wb") as handle:
+            np.save(handle, array, allow_pickle=False)
+    present = [s.key for s in STRUCTURES if (case.label == s.id).any()]
+    return index, {
+        "affine": case.affine.tolist(), "attributes": dict(case.attributes), "structures": present,
+        "sha256": sha256(image.tobytes()).hexdigest(),
+    }, notices  # fmt: skip
+
+
+def _refuse_duplicates(cases: list[dict[str, Any]]) -> None:
+    seen: dict[str, dict[str, Any]] = {}
+    for case in cases:
+        other = seen.setdefault(case["sha256"], case)
+        if other is not case:
+            raise InputError(f"{case['id']} and {other['id']} hold the same scan: remove one of them")

@@ -1,0 +1,154 @@
+"""Stage 3: train the diffusion model on whitened latents of the training pairs."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from auricle.core import progress
+from auricle.core.config import from_json
+from auricle.core.runs import Run, finished
+from auricle.core.seeds import torch_generator
+from auricle.data.augment import AugmentConfig
+from auricle.data.labelcode import pack
+from auricle.diffusion.parameterization import Kind, denoising_loss, parameterization
+from auricle.models.autoencoder import Autoencoder
+from auricle.models.denoiser import Denoiser, DenoiserConfig
+from auricle.stages import autoencoder as autoencoder_stage
+from auricle.stages.pairs import Pairs, cohort_pairs
+from auricle.stages.weights import load_state, read_model, save_model
+from auricle.training import checkpoint
+from auricle.training.loop import FitConfig, Hardware, Plan, fit
+
+
+@dataclass(frozen=True)
+class DiffusionStage:
+    """How the diffusion model is trained."""
+
+    cohort: Path
+    """Folder of a prepared cohort."""
+    autoencoder: Path
+    """Folder of a trained autoencoder."""
+    parameterization: Kind = "flow"
+    """Rectified flow, EDM, or the paper's DDPM."""
+    network: DenoiserConfig = field(default_factory=DenoiserConfig)
+    """Shape of the network."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Augmentation of the pairs before they are encoded."""
+    views: int = 4
+    """Augmented views of each training pair that are encoded and cached, the unchanged one included."""
+    fit: FitConfig = field(default_factory=lambda: FitConfig(steps=2000, batch_size=8, ema_decay=0.999, validate_every=500))
+    """Length and speed of the training."""
+    hardware: Hardware = field(default_factory=Hardware)
+    """Where it runs."""
+    seed: int = 0
+    """Seed of everything random."""
+
+    def __post_init__(self) -> None:
+        if self.views < 1:
+            raise ValueError(f"--views must be at least 1, not {self.views}")
+
+
+def run(config: DiffusionStage, out: Path) -> Path:
+    """Encode the training pairs, then train into `out`. Returns `out`."""
+    inputs = {"cohort": finished(config.cohort, "cohort"), "autoencoder": finished(config.autoencoder, "autoencoder")}
+    this = Run(out, "diffusion", config, inputs)
+    if this.done:
+        progress.report(f"{out}: diffusion model is trained")
+        return out
+    train, held_out = cohort_pairs(config.cohort, "train"), cohort_pairs(config.cohort, "validation")
+    encoder = autoencoder_stage.load(config.autoencoder)
+    this.begin()
+    latents = _cached_latents(out / "latents.safetensors", encoder, config, train, held_out)
+    mean, scale = whitening(latents["train_mean"], latents["train_std"])
+    torch.manual_seed(config.seed)
+    network = Denoiser(config.network, latents["train_mean"].shape[1])
+    scheme = parameterization(config.parameterization)
+
+    def draw(split: str, indices: list[int], generator: torch.Generator) -> Tensor:
+        latent = latents[f"{split}_mean"][indices]
+        latent = latent + latents[f"{split}_std"][indices] * torch.randn(latent.shape, generator=generator)
+        return ((latent - mean) / scale).contiguous(memory_format=torch.channels_last_3d)
+
+    def terms(net: nn.Module, split: str, indices: list[int], generator: torch.Generator) -> Tensor:
+        device = next(net.parameters()).device
+        x0 = draw(split, indices, generator)
+        noise = torch.randn(x0.shape, generator=generator).to(device, memory_format=torch.channels_last_3d)
+        return denoising_loss(net, scheme, x0.to(device), scheme.draw_sigma(len(indices), generator).to(device), noise)
+
+    def validate(net: nn.Module) -> dict[str, float]:
+        # The same noise levels and noise every time, so that validations can be compared.
+        count = len(latents["validation_mean"])
+        generator = torch_generator(config.seed, "validation noise")
+        values = [float(terms(net, "validation", [i, i], generator)) for _ in range(4) for i in range(count)]
+        return {"loss": sum(values) / len(values)}
+
+    plan = Plan(len(latents["train_mean"]), lambda net, i, g: {"loss": terms(net, "train", i, g)}, validate, "loss", "min")
+    facts = fit(this, network, plan, config.fit, config.hardware, config.seed, "diffusion")
+    save_model(this, network, {
+        "network": config.network, "parameterization": config.parameterization, "grid": train.grid,
+        "latent_shape": list(latents["train_mean"].shape[1:]), "training": facts,
+    }, {"mean": mean, "scale": scale})  # fmt: skip
+    this.finish(**facts)
+    return out
+
+
+@dataclass(frozen=True)
+class LatentModel:
+    """A trained diffusion model with what turns its samples into latents of the autoencoder."""
+
+    network: Denoiser
+    parameterization: Kind
+    latent_shape: tuple[int, int, int, int]
+    mean: Tensor
+    scale: Tensor
+
+    def unwhiten(self, x: Tensor) -> Tensor:
+        """Whitened (N, C, X, Y, Z) to latents of the autoencoder."""
+        return x * self.scale + self.mean
+
+
+def load(folder: Path) -> LatentModel:
+    """The trained diffusion model of a finished run."""
+    facts, state, extra = read_model(folder, "diffusion")
+    c, x, y, z = facts["latent_shape"]
+    network = Denoiser(from_json(DenoiserConfig, facts["network"]), c)
+    load_state(network, state, folder)
+    network.eval().requires_grad_(False).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return LatentModel(network, facts["parameterization"], (c, x, y, z), extra["mean"], extra["scale"])
+
+
+def whitening(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and SD of each latent channel over (N, C, X, Y, Z) posteriors, both of shape (1, C, 1, 1, 1).
+
+    The variance of a draw from the posterior is the variance of the means plus the mean variance.
+    """
+    axes = (0, 2, 3, 4)
+    variance = mean.var(dim=axes, unbiased=False) + std.square().mean(dim=axes)
+    return mean.mean(dim=axes)[None, :, None, None, None], variance.sqrt()[None, :, None, None, None]
+
+
+def _cached_latents(path: Path, encoder: Autoencoder, config: DiffusionStage, train: Pairs, held_out: Pairs) -> dict[str, Tensor]:
+    """Posterior mean and SD of every view; encoded once and kept beside the run."""
+    if path.exists():
+        return checkpoint.load(path)[0]
+    latents: dict[str, Tensor] = {}
+    for split, pairs, views in (("train", train, config.views), ("validation", held_out, 1)):
+        rows = [(i, v) for v in range(views) for i in range(len(pairs))]
+        posteriors = [_encode(encoder, pairs, i, v, config) for i, v in progress.track(rows, f"encode {split}", len(rows))]
+        for name, k in (("mean", 0), ("std", 1)):
+            latents[f"{split}_{name}"] = torch.cat([p[k] for p in posteriors])
+    checkpoint.save(path, latents, {})
+    return latents
+
+
+@torch.no_grad()
+def _encode(encoder: Autoencoder, pairs: Pairs, index: int, view: int, config: DiffusionStage) -> tuple[Tensor, Tensor]:
+    if view == 0:
+        image, label = pairs.plain(index)
+    else:
+        image, label = pairs.batch([index], config.augment, torch_generator(config.seed, "view", index, view))
+    posterior: Any = encoder.encode(image.contiguous(memory_format=torch.channels_last_3d), pack(label))
+    return posterior[0].contiguous(), posterior[1].contiguous()

@@ -1,0 +1,126 @@
+"""Pairs of image and label map, read from the folders that other stages wrote."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from auricle.core.errors import InputError
+from auricle.core.files import read_json
+from auricle.core.runs import finished
+from auricle.data import augment
+from auricle.data.augment import AugmentConfig
+from auricle.data.nifti import read_nifti
+from auricle.data.preprocess import to_network
+
+MEMORY_BYTES = 4 * 2**30
+"""Pairs are kept in memory up to this size and read again and again beyond it."""
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The model grid a folder was made for."""
+
+    size: Triple
+    spacing: tuple[float, float, float]
+
+
+class Pairs:
+    """A sequence of (image HU, label map) tensors, both (X, Y, Z); images may be wider than the model grid."""
+
+    def __init__(self, files: Sequence[tuple[Path, Path]], ids: Sequence[str], grid: Grid) -> None:
+        self.files, self.ids, self.grid = list(files), list(ids), grid
+        self._cache: dict[int, tuple[Tensor, Tensor]] = {}
+        self._room = MEMORY_BYTES
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if index in self._cache:
+            return self._cache[index]
+        image, label = (_read(path) for path in self.files[index])
+        pair = torch.from_numpy(image.astype(np.int16, copy=False)), torch.from_numpy(label.astype(np.uint8, copy=False))
+        self._room -= image.nbytes + label.nbytes
+        if self._room > 0:
+            self._cache[index] = pair
+        return pair
+
+    def __add__(self, other: "Pairs") -> "Pairs":
+        assert self.grid == other.grid, "pairs of different grids cannot be mixed"
+        return Pairs(self.files + other.files, self.ids + other.ids, self.grid)
+
+    def take(self, indices: Sequence[int]) -> "Pairs":
+        """The pairs at `indices`."""
+        return Pairs([self.files[i] for i in indices], [self.ids[i] for i in indices], self.grid)
+
+    def plain(self, index: int) -> tuple[Tensor, Tensor]:
+        """Pair `index` on the model grid: network units (1, 1, X, Y, Z) and label (1, X, Y, Z)."""
+        image, label = augment.plain(*self[index], self.grid.size)
+        assert label is not None
+        return network_units(image)[None, None], label[None].clone()
+
+    def batch(
+        self, indices: Sequence[int], config: AugmentConfig, generator: torch.Generator, patch: Triple | None = None, focus: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Augmented pairs: network units (N, 1, ..) and labels (N, ..) of the model grid's size, or of `patch` voxels.
+
+        A share `focus` of the patches is centered on a voxel of a structure chosen at random, the others anywhere.
+        """
+        size = patch or self.grid.size
+        extent = tuple(n * s for n, s in zip(self.grid.size, self.grid.spacing, strict=True))
+        images, labels = [], []
+        for index in indices:
+            image, label = self[index]
+            params = augment.draw(config, (extent[0], extent[1], extent[2]), generator)
+            if patch is not None:
+                params = augment.move_to_patch(params, label, self.grid.size, patch, self.grid.spacing, focus, generator)
+            moved, picked = augment.apply(params, image, label, size, self.grid.spacing)
+            assert picked is not None
+            images.append(network_units(moved))
+            labels.append(picked)
+        return torch.stack(images)[:, None].contiguous(memory_format=torch.channels_last_3d), torch.stack(labels)
+
+
+def network_units(hu: Tensor) -> Tensor:
+    """HU tensor to network units, by the one scaling of `data.preprocess`."""
+    return torch.from_numpy(to_network(hu.numpy()))
+
+
+def cohort_pairs(folder: Path, *splits: Literal["train", "validation", "test"]) -> Pairs:
+    """The pairs of a prepared cohort that belong to `splits`."""
+    finished(folder, "cohort")
+    table: dict[str, Any] = read_json(folder / "cases.json")
+    ids = [c["id"] for c in table["cases"] if c["split"] in splits]
+    files = [(folder / "images" / f"{i}.npy", folder / "labels" / f"{i}.npy") for i in ids]
+    return Pairs(files, ids, _grid(table))
+
+
+def generated_pairs(folder: Path) -> Pairs:
+    """The pairs that `auricle generate` wrote to `folder`."""
+    finished(folder, "generate")
+    table: dict[str, Any] = read_json(folder / "pairs.json")
+    ids = [p["id"] for p in table["pairs"]]
+    files = [(folder / "images" / f"{i}.nii.gz", folder / "labels" / f"{i}.nii.gz") for i in ids]
+    return Pairs(files, ids, _grid(table))
+
+
+def _grid(table: dict[str, Any]) -> Grid:
+    (x, y, z), (sx, sy, sz) = table["size"], table["spacing"]
+    return Grid((x, y, z), (sx, sy, sz))
+
+
+def _read(path: Path) -> np.ndarray[Any, Any]:
+    if path.suffix == ".npy":
+        try:
+            array: np.ndarray[Any, Any] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read ({error}): remove it and run the stage that wrote it again") from None
+        return array
+    return np.asarray(read_nifti(path)[0])

@@ -1,0 +1,97 @@
+"""Stage 5: pre-train the segmentation U-Net by masked image modelling."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from auricle.core import progress
+from auricle.core.runs import Run, finished
+from auricle.core.seeds import epoch_order, torch_generator
+from auricle.data.augment import AugmentConfig
+from auricle.models.masking import MaskConfig, apply_mask, draw_mask
+from auricle.models.segmenter import Segmenter, SegmenterConfig
+from auricle.stages.pairs import Pairs, Triple, cohort_pairs, generated_pairs
+from auricle.stages.weights import save_model
+from auricle.training.loop import FitConfig, Hardware, Plan, fit
+
+
+@dataclass(frozen=True)
+class PretrainStage:
+    """How the U-Net is pre-trained; the images come from generated pairs, from a cohort's training split, or from both."""
+
+    generated: Path | None = None
+    """Folder of generated pairs, as in the paper."""
+    cohort: Path | None = None
+    """Folder of a prepared cohort."""
+    network: SegmenterConfig = field(default_factory=SegmenterConfig)
+    """Shape of the network; fine-tuning takes the same."""
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    """Which share of an image is hidden."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Augmentation of the images before they are masked."""
+    patch: Triple | None = None
+    """Voxels of the training patches; None trains on whole images."""
+    fit: FitConfig = field(default_factory=lambda: FitConfig(steps=None, epochs=300, patience=50))
+    """Length and speed of the training; the paper stops after 50 epochs without improvement."""
+    hardware: Hardware = field(default_factory=Hardware)
+    """Where it runs."""
+    seed: int = 0
+    """Seed of everything random."""
+
+    def __post_init__(self) -> None:
+        if self.generated is None and self.cohort is None:
+            raise ValueError("give --generated, --cohort or both: pre-training needs images")
+
+
+def run(config: PretrainStage, out: Path) -> Path:
+    """Pre-train into `out`. Returns `out`."""
+    inputs = {name: finished(folder, stage) for name, folder, stage in
+              (("generated", config.generated, "generate"), ("cohort", config.cohort, "cohort")) if folder is not None}  # fmt: skip
+    this = Run(out, "pretrain", config, inputs)
+    if this.done:
+        progress.report(f"{out}: U-Net is pre-trained")
+        return out
+    train, held_out = hold_out(_images(config), config.seed)
+    this.begin()
+    torch.manual_seed(config.seed)
+    network = Segmenter(config.network, outputs=1)
+
+    def loss(net: nn.Module, indices: list[int], generator: torch.Generator) -> dict[str, Tensor]:
+        image, _ = train.batch(indices, config.augment, generator, config.patch)
+        return {"loss": reconstruction_error(net, image, config.mask, generator)}
+
+    def validate(net: nn.Module) -> dict[str, float]:
+        generator = torch_generator(config.seed, "validation masks")
+        errors = [float(reconstruction_error(net, held_out.plain(i)[0], config.mask, generator)) for i in range(len(held_out))]
+        return {"loss": sum(errors) / len(errors)}
+
+    facts = fit(this, network, Plan(len(train), loss, validate, "loss", "min"), config.fit, config.hardware, config.seed, "pretrain")
+    save_model(this, network, {"network": config.network, "grid": train.grid, "training": facts})
+    this.finish(**facts)
+    return out
+
+
+def reconstruction_error(network: nn.Module, image: Tensor, mask: MaskConfig, generator: torch.Generator) -> Tensor:
+    """Mean squared difference between the image (N, 1, X, Y, Z) and what the network makes of it with blocks zeroed."""
+    x, y, z = image.shape[2:]
+    hidden = torch.stack([draw_mask(mask, (x, y, z), generator) for _ in range(len(image))])[:, None]
+    device = next(network.parameters()).device
+    image = image.to(device, memory_format=torch.channels_last_3d)
+    return F.mse_loss(network(apply_mask(image, hidden.to(device))), image)
+
+
+def hold_out(pairs: Pairs, seed: int, share: float = 0.1) -> tuple[Pairs, Pairs]:
+    """Training part and the `share` (at least one) held out for early stopping, the paper's 10%."""
+    order = epoch_order(len(pairs), seed, 0)
+    count = max(1, round(share * len(pairs)))
+    return pairs.take(order[count:]), pairs.take(order[:count])
+
+
+def _images(config: PretrainStage) -> Pairs:
+    generated = generated_pairs(config.generated) if config.generated is not None else None
+    real = cohort_pairs(config.cohort, "train") if config.cohort is not None else None
+    both = [p for p in (generated, real) if p is not None]
+    return both[0] if len(both) == 1 else both[0] + both[1]

@@ -1,0 +1,41 @@
+"""Finished models in a run folder: ``model.safetensors`` with a ``model.json`` that says what it is and proves it unaltered."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from auricle.core.config import to_json
+from auricle.core.errors import InputError
+from auricle.core.files import read_json, write_json
+from auricle.core.runs import Run, finished
+from auricle.training import checkpoint
+
+
+def save_model(run: Run, network: nn.Module, facts: dict[str, Any], extra: dict[str, Tensor] | None = None) -> None:
+    """Write the weights and `facts` (network configuration, grid, ..); `extra` tensors travel along, under ``extra.``."""
+    tensors = checkpoint.prefixed("network", network.state_dict()) | checkpoint.prefixed("extra", extra or {})
+    checkpoint.save(run.folder / "model.safetensors", tensors, {})
+    write_json(run.folder / "model.json", {**to_json(facts), "sha256": checkpoint.weights_hash(tensors)})
+    (run.folder / "best.safetensors").unlink(missing_ok=True)
+
+
+def read_model(folder: Path, stage: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+    """Facts, weights and extra tensors of the finished `stage` in `folder`; raises `InputError` where they were altered."""
+    finished(folder, stage)
+    try:
+        facts: dict[str, Any] = read_json(folder / "model.json")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} holds no model: {error}") from None
+    tensors, _ = checkpoint.load(folder / "model.safetensors")
+    if checkpoint.weights_hash(tensors) != facts.get("sha256"):
+        raise InputError(f"{folder}/model.safetensors is not the file that model.json describes: its hash differs")
+    return facts, checkpoint.subset("network", tensors), checkpoint.subset("extra", tensors)
+
+
+def load_state(network: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
+    """Load weights; raises `InputError` where they belong to a network of another shape."""
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"{folder}: weights do not fit the network ({str(error).splitlines()[-1].strip()})") from None

@@ -1,0 +1,215 @@
+"""The fit loop of every stage: deterministic by step, resumable, with early stopping and the best weights kept.
+
+Each step draws from generators seeded by (seed, step, rank), so a run that is killed and started again takes the same steps as one that was
+never broken; on a CPU its weights are bit-identical. lightning-fabric owns device, precision and the processes.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from auricle.core import progress
+from auricle.core.runs import Run
+from auricle.core.seeds import derive, epoch_order, torch_generator
+from auricle.training import checkpoint
+from auricle.training.ema import EMA
+from auricle.training.stopping import Stopping
+
+Loss = Callable[[nn.Module, list[int], torch.Generator], dict[str, Tensor]]
+"""``loss(network, indices, generator)``: the terms of one step on those training items; ``loss`` among them is minimized."""
+Validate = Callable[[nn.Module], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How long and how fast a network is trained."""
+
+    steps: int | None = 1000
+    """Optimizer steps at most; None leaves the limit to `epochs`."""
+    epochs: int | None = None
+    """Passes over the training items at most; None leaves the limit to `steps`."""
+    batch_size: int = 2
+    """Items a step, over all devices."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    schedule: Literal["constant", "one-cycle"] = "constant"
+    """The paper's constant rate, or a short warm-up and a cosine decay to 1% over the whole run."""
+    weight_decay: float = 1e-2
+    """Decoupled weight decay of AdamW."""
+    validate_every: int | None = None
+    """Steps between validations; None validates once an epoch."""
+    patience: int | None = None
+    """Validations without improvement before training stops early; None never stops early."""
+    ema_decay: float | None = None
+    """Decay of the moving average of the weights; None keeps the weights as they are."""
+    clip_norm: float = 1.0
+    """Largest norm of the gradient."""
+    checkpoint_every: int = 100
+    """Steps between the states that a broken run resumes from."""
+
+    def __post_init__(self) -> None:
+        if self.steps is None and self.epochs is None:
+            raise ValueError("give --fit.steps or --fit.epochs: without either, training never ends")
+        for name in ("steps", "epochs", "batch_size", "validate_every", "patience", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--fit.{name.replace('_', '-')} must be at least 1, not {value}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"--fit.learning-rate must be positive, not {self.learning_rate}")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where training runs."""
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Kind of device; auto takes a GPU where there is one."""
+    devices: int = 1
+    """Devices on this machine."""
+    nodes: int = 1
+    """Machines."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several devices share the work."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """Arithmetic; bf16-mixed on recent GPUs. CPUs are fastest in 32-true."""
+
+    def fabric(self) -> Fabric:
+        """A launched Fabric for this hardware."""
+        fabric = Fabric(accelerator=self.accelerator, devices=self.devices, num_nodes=self.nodes,
+                        strategy=self.strategy, precision=self.precision)  # fmt: skip
+        fabric.launch()
+        return fabric
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `fit` is to optimize: how many items, which loss, and how weights are judged."""
+
+    items: int
+    loss: Loss
+    validate: Validate
+    monitor: str
+    mode: Literal["min", "max"]
+
+
+def fit(run: Run, network: nn.Module, plan: Plan, config: FitConfig, hardware: Hardware, seed: int, name: str) -> dict[str, Any]:
+    """Train `network` in place and leave it with its best weights.
+
+    Resumes from ``last.safetensors`` in the run folder. Returns ``steps``, ``best_step``, ``best`` and ``stopped_early``.
+    """
+    fabric = hardware.fabric()
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99))
+    module, optimizer = fabric.setup(network, optimizer)
+    ema = EMA(network, config.ema_decay) if config.ema_decay else None
+    stopping = Stopping(plan.mode, config.patience)
+    epoch_steps = max(1, math.ceil(plan.items / config.batch_size))
+    total = min(config.steps or 2**62, (config.epochs or 2**62) * epoch_steps)
+    every = config.validate_every or epoch_steps
+    step = _resume(run, network, optimizer, ema, stopping, fabric)
+    averages: dict[str, float] = {}
+    with progress.bar(name, total, step) as update:
+        while step < total and not stopping.exhausted:
+            module.train()
+            _set_rate(optimizer, config, step, total)
+            torch.manual_seed(derive(seed, "torch", step, fabric.global_rank))
+            indices = _indices(plan.items, config.batch_size, seed, step, fabric.global_rank, fabric.world_size)
+            terms = plan.loss(module, indices, torch_generator(seed, "step", step, fabric.global_rank))
+            fabric.backward(terms["loss"])
+            fabric.clip_gradients(module, optimizer, max_norm=config.clip_norm, error_if_nonfinite=False)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            if ema:
+                ema.update(network, step)
+            averages = _average(averages, {k: float(v.detach()) for k, v in terms.items()})
+            if not math.isfinite(averages["loss"]):
+                raise ValueError(f"{name}: the loss is not finite at step {step}: lower --fit.learning-rate (now {config.learning_rate})")
+            update(step, {"loss": averages["loss"], **({plan.monitor: stopping.best} if stopping.best is not None else {})})
+            if step % every == 0 or step == total:
+                _validate(run, network, module, plan, ema, stopping, step, averages, fabric)
+            if step % every == 0 or step == total or step % config.checkpoint_every == 0:
+                _save(run, network, optimizer, ema, stopping, step, fabric)
+    fabric.barrier()
+    best, _ = checkpoint.load(run.folder / "best.safetensors")
+    network.load_state_dict(best)
+    network.eval()
+    return {"steps": step, "best_step": stopping.best_step, plan.monitor: stopping.best, "stopped_early": step < total}
+
+
+def _indices(items: int, batch_size: int, seed: int, step: int, rank: int, world: int) -> list[int]:
+    """This rank's share of the batch of `step`: every epoch visits each item once, in an order of its own."""
+    first = step * batch_size
+    chosen = []
+    for position in range(first + rank, first + batch_size, world):
+        epoch, place = divmod(position, items)
+        chosen.append(epoch_order(items, seed, epoch)[place])
+    return chosen
+
+
+def _set_rate(optimizer: Any, config: FitConfig, step: int, total: int) -> None:
+    factor = 1.0
+    if config.schedule == "one-cycle":
+        warm = max(1, min(total // 20, 500))
+        factor = min(1.0, (step + 1) / warm) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / total)))
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * factor
+
+
+def _average(old: dict[str, float], new: dict[str, float]) -> dict[str, float]:
+    return {k: 0.95 * old.get(k, v) + 0.05 * v for k, v in new.items()}
+
+
+def _validate(
+    run: Run, network: nn.Module, module: nn.Module, plan: Plan, ema: EMA | None,
+    stopping: Stopping, step: int, averages: dict[str, float], fabric: Fabric,
+) -> None:  # fmt: skip
+    """Judge the weights (the averaged ones where there are any); keep them where they are the best so far."""
+    raw = {k: v.detach().clone() for k, v in network.state_dict().items()}
+    if ema:
+        network.load_state_dict(ema.shadow)
+    module.eval()
+    with torch.no_grad():
+        values = plan.validate(module)
+    better = stopping.update(values[plan.monitor], step)
+    if fabric.is_global_zero:
+        run.log(step=step, **{f"train_{k}": v for k, v in averages.items()}, **{f"validation_{k}": v for k, v in values.items()})
+        if better or not (run.folder / "best.safetensors").exists():
+            checkpoint.save(run.folder / "best.safetensors", network.state_dict(), {"step": step})
+    network.load_state_dict(raw)
+
+
+def _save(run: Run, network: nn.Module, optimizer: Any, ema: EMA | None, stopping: Stopping, step: int, fabric: Fabric) -> None:
+    if not fabric.is_global_zero:
+        return
+    tensors = checkpoint.prefixed("network", network.state_dict()) | checkpoint.prefixed("optimizer", checkpoint.optimizer_tensors(optimizer))
+    if ema:
+        tensors |= checkpoint.prefixed("ema", ema.shadow)
+    facts = {"step": step, "best": stopping.best, "best_step": stopping.best_step, "waited": stopping.waited}
+    checkpoint.save(run.folder / "last.safetensors", tensors, facts)
+    run.save_time()
+
+
+def _resume(run: Run, network: nn.Module, optimizer: Any, ema: EMA | None, stopping: Stopping, fabric: Fabric) -> int:
+    """Restore everything from the last checkpoint; returns the step to go on from, 0 where there is none."""
+    path = run.folder / "last.safetensors"
+    if not path.exists():
+        if fabric.is_global_zero:
+            run.rewind(0)
+            (run.folder / "best.safetensors").unlink(missing_ok=True)
+        return 0
+    tensors, facts = checkpoint.load(path)
+    network.load_state_dict(checkpoint.subset("network", tensors))
+    checkpoint.restore_optimizer(optimizer, checkpoint.subset("optimizer", tensors))
+    if ema:
+        ema.load(checkpoint.subset("ema", tensors))
+    stopping.best, stopping.best_step, stopping.waited = facts["best"], facts["best_step"], facts["waited"]
+    if fabric.is_global_zero:
+        run.rewind(facts["step"])
+        progress.report(f"{run.folder}: resumed at step {facts['step']}")
+    return int(facts["step"])
