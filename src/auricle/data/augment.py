@@ -24,6 +24,10 @@ class AugmentConfig:
     """Edge of the in-plane crop as a share of the field of view, smallest and largest."""
     shift_mm: float = 15.0
     """Largest move of the field of view along an axis."""
+    far_probability: float = 0.0
+    """Probability of looking elsewhere instead: the field of view is moved by up to `far_mm`, so that the heart is cut or out of sight."""
+    far_mm: float = 80.0
+    """Largest move of such a far view along an axis."""
     boost_probability: float = 0.0
     """Probability of the contrast boost."""
     boost_hu: float = 50.0
@@ -44,7 +48,7 @@ class AugmentConfig:
     """Probability that one side of the field of view is cut off (set to air and background)."""
 
     def __post_init__(self) -> None:
-        for name in ("flip", "center_crop", "location_crop", "boost", "blur", "cut"):
+        for name in ("flip", "center_crop", "location_crop", "far", "boost", "blur", "cut"):
             if not 0.0 <= getattr(self, f"{name}_probability") <= 1.0:
                 raise ValueError(f"--augment.{name.replace('_', '-')}-probability must lie in 0..1")
         if not 0.0 < self.crop_scale[0] <= self.crop_scale[1] <= 1.0:
@@ -60,7 +64,7 @@ def segmenter() -> AugmentConfig:
     """Geometry and intensity wide enough that a network trained on one cohort meets the scans of another."""
     return AugmentConfig(
         location_crop_probability=0.8, shift_mm=20.0, rotation_degrees=7.0, scale=0.10, gain=0.35, offset_hu=15.0, noise_hu=30.0,
-        blur_probability=0.2, cut_probability=0.15,
+        blur_probability=0.2, cut_probability=0.15, far_probability=0.1,
     )  # fmt: skip
 
 
@@ -95,6 +99,8 @@ def draw(config: AugmentConfig, extent_mm: tuple[float, float, float], generator
             shift[axis] += (2 * r[1 + axis] - 1) * (1 - share) / 2 * extent_mm[axis]
     if u[1] < config.location_crop_probability:
         shift = [s + (2 * v - 1) * config.shift_mm for s, v in zip(shift, r[3:6], strict=True)]
+    if u[10] < config.far_probability:
+        shift = [(2 * v - 1) * config.far_mm for v in r[3:6]]
     for axis in (0, 1):
         if u[2 + axis] < config.flip_probability:
             factors[axis] = -factors[axis]
@@ -206,7 +212,10 @@ def move_to_patch(
         center = voxels[int(torch.randint(0, len(voxels), (), generator=generator))].double()
     else:
         free = torch.tensor([max(n - p, 0) for n, p in zip(size, patch, strict=True)])
-        low = (wide - torch.tensor(size)) / 2 + torch.tensor(patch) / 2 - 0.5
+        low = (wide - torch.tensor(size)) / 2 + (torch.tensor(patch) - 1) / 2
         center = low + torch.rand(3, generator=generator, dtype=torch.float64) * free
-    offset = (center - (wide - 1) / 2) * torch.tensor(spacing, dtype=torch.float64)
+    # On whole voxels: without other moves a patch is an exact crop, not an interpolated (smoother) one.
+    half = (torch.tensor(patch, dtype=torch.float64) - 1) / 2
+    parity = ((wide - torch.tensor(patch)) % 2) / 2
+    offset = ((center - half).round() + half - (wide - 1) / 2 + parity) * torch.tensor(spacing, dtype=torch.float64)
     return replace(params, shift_mm=(float(offset[0]), float(offset[1]), float(offset[2])))

@@ -5,6 +5,7 @@ Each takes ``denoise(x, sigma)`` with `x` of shape (N, ..) and `sigma` of shape 
 results do not depend on how samples are batched.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -23,7 +24,7 @@ def _level(sigma: Tensor, x: Tensor) -> Tensor:
 
 def euler(denoise: Denoise, x: Tensor, sigmas: Tensor, tick: Tick = lambda i: None) -> Tensor:
     """First order steps of dx/dsigma = (x - D(x, sigma)) / sigma (Karras et al. 2022, equation 3). One evaluation a step."""
-    for i, (now, then) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
+    for i, (now, then) in enumerate(itertools.pairwise(sigmas)):
         slope = (x - denoise(x, _level(now, x))) / now.to(x)
         x = x + (then - now).to(x) * slope
         tick(i + 1)
@@ -35,7 +36,7 @@ def ddim(denoise: Denoise, x: Tensor, sigmas: Tensor, tick: Tick = lambda i: Non
 
     In the variables used here, x = x_vp / sqrt(alpha_bar), it reads x' = x0 + sigma' * noise: written so, it is `euler` in other words.
     """
-    for i, (now, then) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
+    for i, (now, then) in enumerate(itertools.pairwise(sigmas)):
         x0 = denoise(x, _level(now, x))
         noise = (x - x0) / now.to(x)
         x = x0 + then.to(x) * noise
@@ -45,7 +46,7 @@ def ddim(denoise: Denoise, x: Tensor, sigmas: Tensor, tick: Tick = lambda i: Non
 
 def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, tick: Tick = lambda i: None) -> Tensor:
     """Second order steps (Karras et al. 2022, algorithm 1, without churn). Two evaluations a step, one in the last."""
-    for i, (now, then) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
+    for i, (now, then) in enumerate(itertools.pairwise(sigmas)):
         slope = (x - denoise(x, _level(now, x))) / now.to(x)
         step = (then - now).to(x)
         proposal = x + step * slope
@@ -63,7 +64,7 @@ def dpmpp(denoise: Denoise, x: Tensor, sigmas: Tensor, tick: Tick = lambda i: No
     With lambda = -ln sigma and h the step in it: x' = (sigma'/sigma) x + (1 - e^-h) * D, D extrapolated from the two last x0.
     """
     previous: tuple[Tensor, Tensor] | None = None
-    for i, (now, then) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
+    for i, (now, then) in enumerate(itertools.pairwise(sigmas)):
         x0 = denoise(x, _level(now, x))
         estimate = x0
         if previous is not None and then > 0:
@@ -80,7 +81,7 @@ def ddpm(denoise: Denoise, x: Tensor, sigmas: Tensor, generators: Sequence[torch
 
     For x = x0 + sigma * noise that posterior has mean x0 + (sigma'/sigma)^2 (x - x0) and variance sigma'^2 (1 - (sigma'/sigma)^2).
     """
-    for i, (now, then) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
+    for i, (now, then) in enumerate(itertools.pairwise(sigmas)):
         x0 = denoise(x, _level(now, x))
         ratio = (then / now).square()
         fresh = torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators]).to(x)

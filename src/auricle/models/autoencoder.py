@@ -40,7 +40,7 @@ class AutoencoderConfig:
     @property
     def downsampling(self) -> int:
         """Voxels of the image along the edge of one voxel of the latent."""
-        return 2 ** len(self.channels)
+        return 1 << len(self.channels)
 
 
 class Autoencoder(nn.Module):

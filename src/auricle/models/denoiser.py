@@ -29,7 +29,8 @@ class Denoiser(nn.Module):
     def __init__(self, config: DenoiserConfig, latent_channels: int) -> None:
         super().__init__()
         self.config = config
-        c, width = config.channels, 4 * config.channels[0]
+        self.width = width = 4 * config.channels[0]
+        c = config.channels
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.stem = Conv3d(latent_channels, c[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
@@ -52,18 +53,18 @@ class Denoiser(nn.Module):
         multiple = 2 ** (len(self.config.channels) - 1)
         if any(length % multiple for length in x.shape[2:]):
             raise ValueError(f"latent grid {tuple(x.shape[2:])} must be divisible by {multiple}: choose a model grid that is")
-        embedding = F.silu(self.time(time_embedding(time, self.time[0].in_features)))
+        embedding = F.silu(self.time(time_embedding(time, self.width)))
         h, skips = self.stem(x), []
         for shrink, blocks in zip(self.shrink, self.down, strict=True):
             h = shrink(h)
-            for block in blocks:  # type: ignore[union-attr]
+            for block in blocks:  # type: ignore[attr-defined]
                 h = block(h, embedding)
             skips.append(h)
         for layer in self.middle:
             h = layer(h) if isinstance(layer, Attention) else layer(h, embedding)
         for grow, blocks in zip(self.grow, self.up, strict=True):
             h = torch.cat([h, skips.pop()], dim=1)
-            for block in blocks:  # type: ignore[union-attr]
+            for block in blocks:  # type: ignore[attr-defined]
                 h = block(h, embedding)
             h = grow(h)
         out: Tensor = self.out(F.silu(self.norm(h)))

@@ -4,6 +4,7 @@ A strided stem keeps full resolution out of the residual blocks, which dominate 
 voxel shuffle. The encoder is one module, so that transferring it is copying its state and nothing else.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +30,7 @@ class SegmenterConfig:
     @property
     def multiple(self) -> int:
         """The input's edges must be multiples of this."""
-        return 2 ** len(self.channels)
+        return 1 << len(self.channels)
 
 
 class Encoder(nn.Module):
@@ -39,7 +40,7 @@ class Encoder(nn.Module):
         super().__init__()
         c = config.channels
         self.stem = Conv3d(1, c[0], 4, stride=2, padding=1)
-        self.shrink = nn.ModuleList(Conv3d(a, b, 2, stride=2) for a, b in zip(c, c[1:], strict=False))
+        self.shrink = nn.ModuleList(Conv3d(a, b, 2, stride=2) for a, b in itertools.pairwise(c))
         self.blocks = nn.ModuleList(nn.Sequential(*(ResidualBlock(w, w) for _ in range(config.blocks))) for w in c)
 
     def forward(self, image: Tensor) -> list[Tensor]:

@@ -1,1 +1,1 @@
-
+"""The report of a run: one web page that works offline, and the same numbers for machines."""

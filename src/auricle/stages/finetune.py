@@ -10,6 +10,7 @@ from auricle.core import progress
 from auricle.core.anatomy import LABEL_COUNT
 from auricle.core.config import differences, from_json, to_json
 from auricle.core.errors import InputError
+from auricle.core.files import read_json
 from auricle.core.runs import Run, finished
 from auricle.data import augment
 from auricle.data.augment import AugmentConfig
@@ -105,7 +106,7 @@ def transfer_encoder(network: Segmenter, folder: Path) -> None:
     if changes:
         raise InputError(f"{folder} was pre-trained with another network ({'; '.join(changes)})")
     prefix = "encoder."
-    load_state(network.encoder, {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, folder)  # type: ignore[arg-type]
+    load_state(network.encoder, {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, folder)
 
 
 def validate(network: nn.Module, pairs: Pairs) -> dict[str, float]:
@@ -130,3 +131,8 @@ def load(folder: Path) -> tuple[Segmenter, Grid]:
     load_state(network, state, folder)
     network.eval().requires_grad_(False).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return network, from_json(Grid, facts["grid"])
+
+
+def identity(folder: Path) -> str:
+    """SHA-256 of the weights of the fine-tuned segmenter in `folder`."""
+    return str(read_json(folder / "model.json")["sha256"])

@@ -1,0 +1,231 @@
+"""The command line: one command a stage, `run` for all of them, `segment` for a scan."""
+
+import contextlib
+import functools
+import io
+import re
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import tyro
+
+from auricle import __version__, recipes
+from auricle.core import progress
+from auricle.core.errors import InputError
+from auricle.core.files import read_json, write_json
+from auricle.core.machine import describe_machine, peak_gib
+from auricle.data.cohort import FolderData, open_cohort
+from auricle.recipes import RecipeName
+from auricle.report.page import write_report
+from auricle.stages import autoencoder, cohort, diffusion, evaluate, finetune, generate, pretrain, segment
+from auricle.stages.autoencoder import AutoencoderStage
+from auricle.stages.cohort import CohortConfig
+from auricle.stages.diffusion import DiffusionStage
+from auricle.stages.evaluate import EvaluateStage
+from auricle.stages.finetune import FinetuneStage
+from auricle.stages.generate import GenerateStage
+from auricle.stages.pretrain import PretrainStage
+from auricle.stages.segment import SegmentStage
+from auricle.training.loop import Hardware
+
+Out = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+
+
+@dataclass(frozen=True)
+class Show:
+    """What is shown while a command runs."""
+
+    quiet: bool = False
+    """Show notices and errors alone."""
+    json: bool = False
+    """Write one JSON event a line to standard output instead of progress bars."""
+
+
+Shown = Annotated[Show, tyro.conf.arg(name="")]
+
+
+def _stage(run: Callable[[Any, Path], Any], config: type[Any], text: str) -> Callable[..., None]:
+    def command(config: Any, out: Path, show: Show) -> None:
+        _configure(show)
+        run(config, out)
+
+    command.__doc__ = text
+    command.__annotations__ = {"config": Annotated[config, tyro.conf.arg(name="")], "out": Out, "show": Shown, "return": None}
+    return command
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of `auricle run`."""
+
+    out: Out
+    """Folder of the whole run; run the same command again to resume or to skip what is finished."""
+    recipe: RecipeName = "demo"
+    """demo (two cores, under 20 minutes), laptop (an evening), paper (256 x 256 x 160, a GPU)."""
+    data: Path | None = None
+    """Your own cohort: an nnU-Net raw data set, or a folder of image and label pairs. Virtual patients otherwise."""
+    seed: int = 0
+    """Seed of everything random."""
+    hardware: Hardware = field(default_factory=Hardware)
+    """Where it runs."""
+
+
+def run_all(options: Annotated[RunOptions, tyro.conf.arg(name="")], show: Shown) -> None:
+    """Run every stage of a recipe, the three arms included, and write the report."""
+    _configure(show)
+    data = None if options.data is None else FolderData(options.data)
+    if data is not None:
+        open_cohort(data)
+    plan = recipes.steps(recipes.recipe(options.recipe), options.out, data, options.seed, options.hardware)
+    for number, step in enumerate(plan, 1):
+        progress.event("stage", name=step.name, number=number, total=len(plan))
+        progress.report(f"[{number}/{len(plan)}] {step.name}")
+        step.run(step.config, step.out)
+        _remember(options)
+    page = write_report(options.out, float(read_json(options.out / "run.json")["peak_gib"]))
+    progress.event("finished", report=str(page))
+    if not show.json:
+        print(page)
+
+
+def report(run: tyro.conf.Positional[Path], show: Shown) -> None:
+    """Write report.html and summary.json of a run, finished or not."""
+    _configure(show)
+    if not (run / "cohort").is_dir():
+        raise InputError(f"{run} is not the folder of a run: it holds no cohort")
+    facts = read_json(run / "run.json") if (run / "run.json").exists() else {}
+    page = write_report(run, facts.get("peak_gib"))
+    if not show.json:
+        print(page)
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """Options of `auricle segment`."""
+
+    scan: tyro.conf.Positional[Path]
+    """NIfTI file, folder of a DICOM series, or one file of it."""
+    out: Out
+    """Folder for labels.nii.gz, labels.ctbl, volumes.csv, preview.png and segmentation.json."""
+    model: Path = Path("runs/demo")
+    """Folder of a fine-tuned segmenter, or of a whole run (its arm `ours` is taken)."""
+    series: str | None = None
+    """Series instance UID or number, where a folder holds several."""
+    assume_orientation: str | None = None
+    """Axis code such as RAS for a NIfTI file that states no orientation."""
+    volume_index: int | None = None
+    """Which volume of a 4D file."""
+    not_hu: bool = False
+    """Accept values that do not look like HU."""
+    overwrite: bool = False
+    """Replace the output of an earlier run."""
+
+
+def segment_scan(options: Annotated[SegmentOptions, tyro.conf.arg(name="")], show: Shown) -> None:
+    """Segment the heart in one CT scan; the label map lies on the scan's own grid."""
+    _configure(show)
+    stage = SegmentStage(
+        options.scan, segment.resolve_model(options.model), options.series, options.assume_orientation, options.volume_index,
+        options.not_hu, options.overwrite,
+    )  # fmt: skip
+    segment.run(stage, options.out)
+    if not show.json:
+        print(options.out)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "run": run_all,
+    "segment": segment_scan,
+    "report": report,
+    "cohort": _stage(cohort.run, CohortConfig, "Bring a cohort to the model grid and split it by patient."),
+    "autoencoder": _stage(autoencoder.run, AutoencoderStage, "Train the joint autoencoder of images and label maps."),
+    "diffusion": _stage(diffusion.run, DiffusionStage, "Train the diffusion model on the autoencoder's latents."),
+    "generate": _stage(generate.run, GenerateStage, "Generate pairs of image and label map."),
+    "pretrain": _stage(pretrain.run, PretrainStage, "Pre-train the segmentation U-Net by masked image modelling."),
+    "finetune": _stage(finetune.run, FinetuneStage, "Fine-tune the segmenter."),
+    "evaluate": _stage(evaluate.run, EvaluateStage, "Evaluate a segmenter on the test split."),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. Exit status: 0 done, 2 the input cannot be used, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments == ["--version"]:
+        print(f"auricle {__version__}")
+        return
+    # What our dependencies deprecate is not the user's business.
+    warnings.filterwarnings("ignore", module=r"(monai|lightning_fabric|torch)\b")
+    try:
+        _parse(arguments)()
+    except (InputError, ValueError) as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("auricle: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except MemoryError:
+        _fail("out of memory: lower --fit.batch-size, --patch or the size of the model grid")
+    except OSError as error:
+        _fail(f"{error.filename or 'disk'}: {error.strerror or error}")
+
+
+def _parse(arguments: Sequence[str]) -> Callable[[], None]:
+    """The command that the arguments ask for, ready to run; exits with one line where they are wrong."""
+    chosen: list[Callable[[], None]] = []
+
+    def deferred(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def keep(*values: Any, **named: Any) -> None:
+            chosen.append(functools.partial(command, *values, **named))
+
+        return keep
+
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            tyro.extras.subcommand_cli_from_dict(
+                {name: deferred(command) for name, command in COMMANDS.items()}, prog="auricle", args=arguments, description=__doc__
+            )
+    except SystemExit as stop:
+        if stop.code not in (0, None):
+            _fail(_one_line(errors.getvalue()))
+        raise
+    return chosen[0]
+
+
+def _one_line(boxed: str) -> str:
+    """The parser's framed message without its frame."""
+    lines = [re.sub(r"[╭╮╰╯│─]", " ", line).strip() for line in boxed.splitlines()]
+    text = " ".join(line for line in lines[1:] if line)
+    return re.sub(r"\s+", " ", text).replace("For full helptext, run", "- see").replace(":  ", ": ").strip()
+
+
+def _fail(message: str) -> NoReturn:
+    progress.event("error", message=message)
+    print(f"auricle: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _configure(show: Show) -> None:
+    progress.configure("json" if show.json else "quiet" if show.quiet else "bars")
+
+
+def _remember(options: RunOptions) -> None:
+    """Keep what the report says about this run's provenance; the largest memory of all sittings."""
+    path = options.out / "run.json"
+    before = read_json(path) if path.exists() else {}
+    write_json(path, {
+        "recipe": options.recipe, "seed": options.seed, "version": __version__,
+        "command": shlex.join(["auricle", *sys.argv[1:]]), "machine": describe_machine(),
+        "started": before.get("started", datetime.now(UTC).isoformat(timespec="seconds")),
+        "peak_gib": round(max(peak_gib(), before.get("peak_gib", 0.0)), 2),
+    })  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Recipes: functions that return the configuration of every stage, and the order in which the stages run.
+
+    demo    two CPU cores, under 20 minutes, from nothing to the report
+    laptop  an evening on a CPU, or about an hour on a GPU
+    paper   256 x 256 x 160 voxels and every number that Hu et al. 2025 state
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from auricle.data import augment
+from auricle.data.augment import AugmentConfig
+from auricle.data.cohort import Data, VirtualData
+from auricle.models.autoencoder import AutoencoderConfig
+from auricle.models.denoiser import DenoiserConfig
+from auricle.models.masking import MaskConfig
+from auricle.models.segmenter import SegmenterConfig
+from auricle.stages import autoencoder, cohort, diffusion, evaluate, finetune, generate, pretrain
+from auricle.stages.autoencoder import AutoencoderStage
+from auricle.stages.cohort import CohortConfig
+from auricle.stages.diffusion import DiffusionStage
+from auricle.stages.evaluate import EvaluateStage
+from auricle.stages.finetune import FinetuneStage
+from auricle.stages.generate import GenerateStage
+from auricle.stages.pretrain import PretrainStage
+from auricle.study.arms import ARMS, Shared
+from auricle.training.loop import FitConfig, Hardware
+
+RecipeName = Literal["demo", "laptop", "paper"]
+_ELSEWHERE = Path()
+"""Stands for a folder that `steps` fills in."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The configuration of every stage; folders are filled in by `steps`."""
+
+    cohort: CohortConfig
+    autoencoder: AutoencoderStage
+    diffusion: DiffusionStage
+    generate: GenerateStage
+    pretrain: PretrainStage
+    finetune: FinetuneStage
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a run."""
+
+    name: str
+    run: Callable[[Any, Path], Path]
+    config: Any
+    out: Path
+
+
+def recipe(name: RecipeName) -> Recipe:
+    """The recipe of that name."""
+    return {"demo": demo, "laptop": laptop, "paper": paper}[name]()
+
+
+def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Hardware) -> list[Step]:
+    """The stages of a whole run under `root`, in order, the three arms included."""
+    folder = {name: root / name for name in ("cohort", "autoencoder", "diffusion", "generate", "pretrain")}
+    common: dict[str, Any] = {"seed": seed, "hardware": hardware}
+    own = chosen.cohort.data
+    assert isinstance(own, VirtualData)
+    prepared = replace(chosen.cohort, seed=seed, data=data or replace(own, seed=seed))
+    train = [
+        Step("cohort", cohort.run, prepared, folder["cohort"]),
+        Step("autoencoder", autoencoder.run, replace(chosen.autoencoder, cohort=folder["cohort"], **common), folder["autoencoder"]),
+        Step("diffusion", diffusion.run, replace(
+            chosen.diffusion, cohort=folder["cohort"], autoencoder=folder["autoencoder"], **common), folder["diffusion"]),
+        Step("generate", generate.run, replace(
+            chosen.generate, autoencoder=folder["autoencoder"], diffusion=folder["diffusion"], seed=seed), folder["generate"]),
+        Step("pretrain", pretrain.run, replace(chosen.pretrain, generated=folder["generate"], cohort=None, **common), folder["pretrain"]),
+    ]  # fmt: skip
+    shared = Shared(replace(chosen.finetune, cohort=folder["cohort"], **common), folder["generate"], folder["pretrain"])
+    for name, arm in ARMS.items():
+        model = root / "finetune" / name
+        train.append(Step(f"finetune {name}", finetune.run, arm(shared), model))
+        train.append(Step(f"evaluate {name}", evaluate.run, EvaluateStage(folder["cohort"], model), root / "evaluate" / name))
+    return train
+
+
+def demo() -> Recipe:
+    """64^3 voxels of 2.5 mm, 60 virtual patients, small networks: under 20 minutes on two cores."""
+    network = SegmenterConfig(channels=(24, 48, 96, 128))
+    return Recipe(
+        cohort=CohortConfig(data=VirtualData(patients=60), margin=(16, 16, 16)),
+        autoencoder=AutoencoderStage(
+            _ELSEWHERE, network=AutoencoderConfig(channels=(32, 64), blocks=1, latent_channels=4), patch=(32, 32, 32),
+            fit=FitConfig(steps=1000, batch_size=4, optimizer="muon", learning_rate=3e-3, weight_decay=1e-4, schedule="one-cycle",
+                          validate_every=250),
+        ),
+        diffusion=DiffusionStage(
+            _ELSEWHERE, _ELSEWHERE, network=DenoiserConfig(channels=(32, 64, 128), blocks=1), views=4,
+            augment=AugmentConfig(location_crop_probability=1.0, shift_mm=5.0, rotation_degrees=3.0, scale=0.05),
+            fit=FitConfig(steps=1200, batch_size=8, optimizer="muon", learning_rate=2e-3, schedule="one-cycle", ema_decay=0.995,
+                          validate_every=400, checkpoint_every=200),
+        ),
+        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, count=117, sampler="heun", steps=15),
+        pretrain=PretrainStage(
+            _ELSEWHERE, network=network, fit=FitConfig(steps=150, batch_size=2, optimizer="muon", learning_rate=1e-3, validate_every=50, patience=50),
+        ),
+        finetune=FinetuneStage(
+            _ELSEWHERE, network=network,
+            fit=FitConfig(steps=300, batch_size=2, optimizer="muon", learning_rate=3e-3, schedule="one-cycle", validate_every=100,
+                          patience=10),
+        ),
+    )  # fmt: skip
+
+
+def laptop() -> Recipe:
+    """96 x 96 x 80 voxels of 1.75 mm, 120 virtual patients: an evening on a CPU, about an hour on a GPU."""
+    network = SegmenterConfig(channels=(32, 64, 128, 192))
+    return Recipe(
+        cohort=CohortConfig(data=VirtualData(patients=120), size=(96, 96, 80), spacing=(1.75, 1.75, 2.0), margin=(24, 24, 20)),
+        autoencoder=AutoencoderStage(
+            _ELSEWHERE, network=AutoencoderConfig(channels=(32, 64), blocks=2, latent_channels=4), patch=(48, 48, 48),
+            fit=FitConfig(steps=8000, batch_size=4, learning_rate=2e-3, weight_decay=1e-4, schedule="one-cycle", validate_every=1000),
+        ),
+        diffusion=DiffusionStage(
+            _ELSEWHERE, _ELSEWHERE, network=DenoiserConfig(channels=(48, 96, 192), blocks=2), views=8,
+            augment=AugmentConfig(location_crop_probability=1.0, shift_mm=8.0, rotation_degrees=4.0, scale=0.06, boost_probability=0.05),
+            fit=FitConfig(steps=8000, batch_size=8, learning_rate=6e-4, schedule="one-cycle", ema_decay=0.999, validate_every=1000),
+        ),
+        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, count=240, sampler="heun", steps=20),
+        pretrain=PretrainStage(
+            _ELSEWHERE, network=network, fit=FitConfig(steps=2000, batch_size=2, learning_rate=1e-3, validate_every=200, patience=50),
+        ),
+        finetune=FinetuneStage(
+            _ELSEWHERE, network=network,
+            fit=FitConfig(steps=4000, batch_size=2, learning_rate=1e-3, schedule="one-cycle", validate_every=200, patience=10),
+        ),
+    )  # fmt: skip
+
+
+def paper() -> Recipe:
+    """Hu et al. 2025: 262 cases split 168 / 43 / 51, 256 x 256 x 160 voxels, DDPM, three generated pairs a case; a GPU of 40 GiB or more."""
+    network = SegmenterConfig(channels=(32, 64, 128, 256), blocks=2)
+    return Recipe(
+        cohort=CohortConfig(
+            data=VirtualData(patients=262), size=(256, 256, 160), spacing=(0.75, 0.75, 0.9), margin=(16, 16, 16), shares=(168.0, 43.0, 51.0),
+        ),
+        autoencoder=AutoencoderStage(
+            _ELSEWHERE, network=AutoencoderConfig(channels=(32, 64, 128), blocks=2, latent_channels=4, fusion="sum"),
+            augment=augment.paper_generator(), fit=FitConfig(steps=None, epochs=300, batch_size=1, learning_rate=1e-4, weight_decay=1e-4),
+        ),
+        diffusion=DiffusionStage(
+            _ELSEWHERE, _ELSEWHERE, parameterization="ddpm", network=DenoiserConfig(channels=(64, 128, 256), blocks=2),
+            augment=augment.paper_generator(), views=8,
+            fit=FitConfig(steps=100_000, batch_size=4, learning_rate=1e-4, ema_decay=0.9999, validate_every=2000, checkpoint_every=1000),
+        ),
+        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, count=504, sampler="ddpm", batch_size=1),
+        pretrain=PretrainStage(
+            _ELSEWHERE, network=network, mask=MaskConfig(blocks=25, probability=0.8, block_size=(8, 16)),
+            fit=FitConfig(steps=None, epochs=300, batch_size=1, learning_rate=1e-3, patience=50),
+        ),
+        finetune=FinetuneStage(
+            _ELSEWHERE, network=network, ratio=3.0,
+            fit=FitConfig(steps=None, epochs=300, batch_size=1, learning_rate=1e-3, patience=10),
+        ),
+    )  # fmt: skip

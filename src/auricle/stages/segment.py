@@ -1,0 +1,242 @@
+"""Segment one scan: any grid and orientation in, the label map on that same grid out.
+
+The scan is resampled to the model's spacing and the window of the model slides over it. Where the heart lies is then known, and a second pass
+looks at it the way training did, centered; its probabilities replace the first ones inside its window.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers.utils import sliding_window_inference
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from auricle.core import progress
+from auricle.core.anatomy import ID, LABEL_COUNT, STRUCTURES
+from auricle.core.case import Case
+from auricle.core.errors import InputError
+from auricle.core.files import write_json
+from auricle.data.nifti import write_nifti
+from auricle.data.outputs import check_output, volumes, write_color_table, write_preview, write_volumes_csv
+from auricle.data.preprocess import AIR_HU, ModelGrid, heart_center, labels_to_source, to_grid, to_network
+from auricle.data.reading import read_scan
+from auricle.models.segmenter import Segmenter
+from auricle.stages import finetune
+
+HEART = ("MYO", "LA", "LV", "RA", "RV")
+LEAST_HEART_ML = 60.0
+"""Less myocardium and chambers than this is not taken for a heart, not even for one that the field of view cuts."""
+LEAST_CONFIDENCE = 0.6
+"""Mean probability of the labels given to a heart; below it nothing is claimed."""
+
+
+@dataclass(frozen=True)
+class SegmentStage:
+    """Which scan is segmented, and by what."""
+
+    scan: Path
+    """NIfTI file, folder of a DICOM series, or one file of it."""
+    model: Path
+    """Folder of a fine-tuned segmenter."""
+    series: str | None = None
+    """Series instance UID or number, where a folder holds several."""
+    assume_orientation: str | None = None
+    """Axis code such as RAS for a NIfTI file that states no orientation."""
+    volume_index: int | None = None
+    """Which volume of a 4D file."""
+    not_hu: bool = False
+    """Accept values that do not look like HU."""
+    overwrite: bool = False
+    """Replace the output of an earlier run."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What was found in one scan."""
+
+    case: Case
+    """The scan with its label map, on its own grid."""
+    heart_found: bool
+    confidence: float
+    """Mean probability of the labels given to myocardium and chambers, 0..1."""
+    notices: tuple[str, ...]
+
+
+def run(config: SegmentStage, out: Path) -> Segmentation:
+    """Write ``labels.nii.gz``, ``labels.ctbl``, ``volumes.csv``, ``preview.png`` and ``segmentation.json`` into `out`.
+
+    Raises `InputError` for a scan or a model that cannot be used, before anything is written.
+    """
+    check_output(out, overwrite=config.overwrite)
+    network, grid = finetune.load(config.model)
+    case, notices = read_scan(
+        config.scan, series=config.series, assume_orientation=config.assume_orientation,
+        volume_index=config.volume_index, not_hu=config.not_hu,
+    )  # fmt: skip
+    check_output(out, size=int(case.image.size * 2), overwrite=config.overwrite)
+    for text in notices:
+        progress.notice(text)
+    result = segment(network, ModelGrid(grid.size, grid.spacing), case, tuple(notices))
+    if not result.heart_found:
+        progress.notice(f"{config.scan}: no heart was found; the label map is empty")
+    _write(result, config, out)
+    return result
+
+
+def segment(network: Segmenter, grid: ModelGrid, case: Case, notices: tuple[str, ...] = ()) -> Segmentation:
+    """Segment a case in memory; the label map of the result lies on the case's own grid."""
+    volume, affine = _model_volume(case, grid)
+    probabilities = _slide(network, volume, grid)
+    label = clean(probabilities.argmax(0).astype(np.uint8), grid)
+    center = heart_center(label, affine)
+    if center is not None:
+        _look_again(network, grid, case, center, probabilities, affine)
+        label = clean(probabilities.argmax(0).astype(np.uint8), grid)
+    found, confidence = _judge(label, probabilities, grid)
+    if found:
+        # What cleaning removed must not come back when probabilities are interpolated.
+        probabilities[1:][:, (label == 0) & (probabilities.argmax(0) > 0)] = 0.0
+        on_source = labels_to_source(probabilities, affine, _triple(case.image.shape), case.affine)
+    else:
+        on_source = np.zeros(case.image.shape, np.uint8)
+    return Segmentation(Case(case.id, case.image, case.affine, on_source, case.attributes), found, confidence, notices)
+
+
+def clean(label: NDArray[np.uint8], grid: ModelGrid) -> NDArray[np.uint8]:
+    """Keep the largest piece of every structure, near the largest heart; of the aorta and pulmonary artery all pieces of 1 mL or more."""
+    heart = np.isin(label, [ID[k] for k in HEART])
+    pieces, count = ndimage.label(ndimage.binary_dilation(heart, iterations=1))
+    if count == 0:
+        return np.zeros_like(label)
+    main = pieces == 1 + int(np.argmax(np.bincount(pieces[heart], minlength=count + 1)[1:]))
+    reach = max(1, round(30.0 / min(grid.spacing)))
+    near = ndimage.binary_dilation(main, iterations=reach)
+    voxel_ml = float(np.prod(grid.spacing)) / 1000.0
+    result = np.zeros_like(label)
+    for s in STRUCTURES:
+        parts, count = ndimage.label((label == s.id) & (main if s.key in HEART else label == s.id))
+        if count == 0:
+            continue
+        sizes = np.bincount(parts.ravel())[1:]
+        keep = sizes == sizes.max()
+        if s.key in ("AO", "PA"):
+            keep |= sizes * voxel_ml >= 1.0
+        touching = np.zeros(count + 1, bool)
+        touching[np.unique(parts[near])] = True
+        kept = np.concatenate([[False], keep & touching[1:]])
+        result[kept[parts]] = s.id
+    return result
+
+
+def resolve_model(folder: Path) -> Path:
+    """The segmenter in `folder`: a fine-tuned model itself, or the arm `ours` of a whole run. Raises `InputError` where there is none."""
+    for candidate in (folder, folder / "finetune" / "ours", folder / "finetune" / "baseline"):
+        if (candidate / "model.json").exists():
+            return candidate
+    raise InputError(f"--model {folder}: no fine-tuned segmenter in it; `make demo` or `auricle run` makes one")
+
+
+def _model_volume(case: Case, grid: ModelGrid) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """The whole scan at the model's spacing, axis-aligned RAS+, at least one window large."""
+    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in case.image.shape])).reshape(3, -1)
+    world = case.affine[:3, :3] @ corners + case.affine[:3, 3:]
+    low, high = world.min(1), world.max(1)
+    shape = np.maximum(np.ceil((high - low) / np.array(grid.spacing)).astype(int), grid.size)
+    covering = ModelGrid(_triple(shape), grid.spacing)
+    affine = covering.affine((low + high) / 2)
+    return to_grid(case.image, case.affine, affine, covering.size, outside=AIR_HU), affine
+
+
+def _slide(network: Segmenter, volume: NDArray[np.float32], grid: ModelGrid) -> NDArray[np.float32]:
+    """Probabilities (9, X, Y, Z) from overlapping windows blended by a Gaussian."""
+    windows = int(np.prod([max(1, -(-2 * (n - w) // w) + 1) for n, w in zip(volume.shape, grid.size, strict=True)]))
+    done = [0]
+    with progress.bar("segment", windows + 1) as update:
+
+        def predict(x: Tensor) -> Tensor:
+            done[0] += len(x)
+            update(min(done[0], windows), {})
+            return _probabilities(network, x)
+
+        blended: Any = sliding_window_inference(
+            torch.from_numpy(to_network(volume))[None, None], grid.size, 1, predict, overlap=0.5, mode="gaussian", padding_mode="replicate"
+        )
+        update(windows + 1, {})
+    result: NDArray[np.float32] = blended[0].numpy()
+    return result
+
+
+def _look_again(
+    network: Segmenter, grid: ModelGrid, case: Case, center: NDArray[np.float64], probabilities: NDArray[np.float32], affine: NDArray[np.float64]
+) -> None:
+    """Replace the probabilities inside the window centered on the heart, in place; its outer eighth fades into the first pass."""
+    offset = np.rint((np.linalg.inv(affine) @ np.append(center, 1.0))[:3] - (np.array(grid.size) - 1) / 2).astype(int)
+    window_affine = affine.copy()
+    window_affine[:3, 3] = (affine @ np.append(offset, 1.0))[:3]
+    image = to_grid(case.image, case.affine, window_affine, grid.size, outside=AIR_HU)
+    second = _probabilities(network, torch.from_numpy(to_network(image))[None, None])[0].numpy()
+    ramps = [np.clip((np.minimum(np.arange(n), np.arange(n)[::-1]) + 1) / (n / 8), 0, 1).astype(np.float32) for n in grid.size]
+    weight = ramps[0][:, None, None] * ramps[1][None, :, None] * ramps[2][None, None, :]
+    here, there = [], []
+    for o, n, total in zip(offset, grid.size, probabilities.shape[1:], strict=True):
+        here.append(slice(max(o, 0), min(o + n, total)))
+        there.append(slice(max(-o, 0), max(-o, 0) + here[-1].stop - here[-1].start))
+    first, w = probabilities[(slice(None), *here)], weight[tuple(there)]
+    first += w * (second[(slice(None), *there)] - first)
+
+
+@torch.no_grad()
+def _probabilities(network: Segmenter, x: Tensor) -> Tensor:
+    device = next(network.parameters()).device
+    logits: Tensor = network(x.to(device, memory_format=torch.channels_last_3d))
+    return logits.softmax(1).float().cpu().contiguous()
+
+
+def _judge(label: NDArray[np.uint8], probabilities: NDArray[np.float32], grid: ModelGrid) -> tuple[bool, float]:
+    """Whether this is a heart (volume, at least three of its five parts, confidence), and the confidence."""
+    heart = np.isin(label, [ID[k] for k in HEART])
+    if not heart.any():
+        return False, 0.0
+    voxel_ml = float(np.prod(grid.spacing)) / 1000.0
+    counts = np.bincount(label.ravel(), minlength=LABEL_COUNT) * voxel_ml
+    confidence = float(probabilities.max(0)[heart].mean())
+    parts = sum(counts[ID[k]] >= 5.0 for k in HEART)
+    return bool(heart.sum() * voxel_ml >= LEAST_HEART_ML and parts >= 3 and confidence >= LEAST_CONFIDENCE), confidence
+
+
+def _write(result: Segmentation, config: SegmentStage, out: Path) -> None:
+    """Write everything beside `out` first: it appears whole or not at all."""
+    case = result.case
+    assert case.label is not None
+    folder = out.with_name(f".{os.getpid()}.{out.name}")
+    try:
+        folder.mkdir(parents=True)
+        write_nifti(folder / "labels.nii.gz", case.label, case.affine, dtype=np.uint8)
+        write_color_table(folder / "labels.ctbl")
+        rows = volumes(case.label, case.affine, case.image)
+        write_volumes_csv(folder / "volumes.csv", rows)
+        write_preview(folder / "preview.png", case, case.label)
+        write_json(folder / "segmentation.json", {
+            "heart_found": result.heart_found, "confidence": round(result.confidence, 4), "notices": list(result.notices),
+            "model": finetune.identity(config.model),
+        })  # fmt: skip
+        if out.is_dir():
+            for path in sorted(folder.iterdir()):
+                os.replace(path, out / path.name)
+        else:
+            os.replace(folder, out)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror})") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _triple(shape: Any) -> tuple[int, int, int]:
+    x, y, z = (int(n) for n in shape)
+    return x, y, z

@@ -1,0 +1,1 @@
+"""The experiment: which arms are compared, and how."""

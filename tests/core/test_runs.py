@@ -1,0 +1,89 @@
+"""Run folders: skip, resume, refuse, lock."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from auricle.core.errors import InputError
+from auricle.core.files import atomic_path, read_json, write_json
+from auricle.core.runs import Run, finished, read_metrics
+from auricle.core.seeds import derive, epoch_order
+
+
+def test_a_finished_run_is_done_for_its_own_configuration_alone(tmp_path: Path) -> None:
+    run = Run(tmp_path / "r", "generate", {"a": 1}, {})
+    run.begin()
+    assert not run.done
+    run.finish()
+    assert Run(tmp_path / "r", "generate", {"a": 1}, {}).done
+    other = Run(tmp_path / "r", "generate", {"a": 2}, {})
+    assert not other.done
+    with pytest.raises(InputError, match=r"config\.a: 1 -> 2"):
+        other.begin()
+    with pytest.raises(InputError, match="holds another run"):
+        Run(tmp_path / "r", "generate", {"a": 1}, {"upstream": "changed"}).begin()
+
+
+def test_a_folder_of_another_stage_is_refused(tmp_path: Path) -> None:
+    run = Run(tmp_path / "r", "generate", {}, {})
+    run.begin()
+    with pytest.raises(InputError, match="no finished generate"):
+        finished(tmp_path / "r", "generate")
+    run.finish()
+    assert finished(tmp_path / "r", "generate") == run.fingerprint
+    with pytest.raises(InputError, match="not of `auricle diffusion`"):
+        finished(tmp_path / "r", "diffusion")
+
+
+def test_a_live_owner_keeps_the_lock_and_a_dead_one_does_not(tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as owner:
+        folder.mkdir()
+        (folder / "lock").write_text(str(owner.pid))
+        with pytest.raises(InputError, match=f"in use by process {owner.pid}"):
+            Run(folder, "generate", {}, {}).begin()
+        owner.kill()
+    Run(folder, "generate", {}, {}).begin()
+    assert (folder / "lock").read_text() == str(os.getpid())
+
+
+def test_metrics_rewind_and_survive_a_torn_line(tmp_path: Path) -> None:
+    run = Run(tmp_path / "r", "generate", {}, {})
+    run.begin()
+    for step in (1, 2, 3):
+        run.log(step=step, loss=1.0 / step)
+    with (run.folder / "metrics.jsonl").open("a") as handle:
+        handle.write('{"step": 4, "lo')
+    assert [r["step"] for r in read_metrics(run.folder)] == [1, 2, 3]
+    run.rewind(2)
+    run.log(step=3, loss=0.0)
+    assert [r["step"] for r in read_metrics(run.folder)] == [1, 2, 3]
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "a.json"
+    write_json(target, {"old": True})
+
+    def torn_write() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        torn_write()
+    assert read_json(target) == {"old": True}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(target, {"x": float("nan")})
+    assert read_json(target) == {"old": True}
+
+
+def test_seeds_differ_by_purpose_and_index() -> None:
+    seeds = {derive(s, p, i) for s in range(3) for p in ("batch", "noise") for i in range(50)}
+    assert len(seeds) == 300
+    assert derive(1, "batch", 2) == derive(1, "batch", 2)
+    assert sorted(epoch_order(20, 0, 1)) == list(range(20))
+    assert epoch_order(20, 0, 1) != epoch_order(20, 0, 2)

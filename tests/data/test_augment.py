@@ -1,0 +1,140 @@
+"""Augmentation: drawn apart from applied, image and label together, nothing changed by default."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from auricle.data.augment import AugmentConfig, apply, draw, move_to_patch, paper_generator, plain, segmenter
+
+SIZE, SPACING = (16, 20, 24), (2.0, 2.0, 3.0)
+
+
+def blocks(shape: tuple[int, int, int] = (24, 28, 32)) -> tuple[torch.Tensor, torch.Tensor]:
+    """Smooth image of position, and a label of four quarters."""
+    x, y, z = (torch.linspace(0, 400, n) for n in shape)
+    image = (x[:, None, None] + 0.5 * y[None, :, None] + 0.25 * z[None, None, :]).round().to(torch.int16)
+    label = ((torch.arange(shape[0])[:, None, None] > shape[0] // 2) * 2 + (torch.arange(shape[2]) > shape[2] // 2)).to(torch.uint8)
+    return image, label.expand(shape).contiguous()
+
+
+def drawn(config: AugmentConfig, seed: int = 0):  # type: ignore[no-untyped-def]
+    return draw(config, (32.0, 40.0, 72.0), torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("shape", [(24, 28, 32), (16, 20, 24), (17, 21, 25)])
+def test_the_default_is_the_plain_view(shape: tuple[int, int, int]) -> None:
+    image, label = blocks(shape)
+    moved, picked = apply(drawn(AugmentConfig()), image, label, SIZE, SPACING)
+    same_image, same_label = plain(image, label, SIZE)
+    assert torch.allclose(moved, same_image, atol=0.05)
+    assert picked is not None
+    assert torch.equal(picked, same_label)
+
+
+def test_the_same_seed_draws_the_same() -> None:
+    assert drawn(segmenter(), 1) == drawn(segmenter(), 1) != drawn(segmenter(), 2)
+    image, label = blocks()
+    a, b = (apply(drawn(segmenter(), 3), image, label, SIZE, SPACING) for _ in range(2))
+    assert torch.equal(a[0], b[0])
+    assert torch.equal(a[1], b[1])  # type: ignore[arg-type]
+
+
+def test_a_flip_mirrors_both_and_is_its_own_inverse() -> None:
+    image, label = blocks(SIZE)
+    flip = replace(drawn(AugmentConfig()), matrix=((-1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
+    moved, picked = apply(flip, image, label, SIZE, SPACING)
+    assert torch.allclose(moved, image.flip(0).float(), atol=0.05)
+    assert picked is not None
+    assert torch.equal(picked, label.flip(0))
+    back, label_back = apply(flip, moved, picked, SIZE, SPACING)
+    assert torch.allclose(back, image.float(), atol=0.1)
+    assert torch.equal(label_back, label)  # type: ignore[arg-type]
+
+
+def test_image_and_label_move_together() -> None:
+    """An image painted with its own labels still agrees with them after any move."""
+    _, label = blocks((32, 36, 40))
+    image = label.to(torch.int16) * 300
+    config = replace(segmenter(), gain=0.0, offset_hu=0.0, noise_hu=0.0, blur_probability=0.0, far_probability=0.0, cut_probability=0.0)
+    for seed in range(10):
+        moved, picked = apply(drawn(config, seed), image, label, SIZE, SPACING)
+        # Between two quarters the image is a mixture; elsewhere it must be its label's.
+        pure = (moved > -100) & ((moved / 300 - (moved / 300).round()).abs() < 0.02)
+        assert pure.sum() > 0.3 * pure.numel()
+        assert ((moved / 300).round() == picked)[pure].float().mean() > 0.99
+
+
+def test_probabilities_of_the_paper_are_kept() -> None:
+    draws = [drawn(paper_generator(), s) for s in range(1500)]
+    boosted = sum(d.boost_hu == 50.0 for d in draws) / len(draws)
+    mirrored = sum(d.matrix[0][0] < 0 for d in draws) / len(draws)
+    cropped = sum(abs(d.matrix[0][0]) < 1.0 for d in draws) / len(draws)
+    assert boosted == pytest.approx(0.05, abs=0.02)
+    assert mirrored == pytest.approx(0.2, abs=0.035)
+    assert cropped == pytest.approx(0.2, abs=0.035)
+    # The in-plane crop is resized back in x and y alone.
+    assert all(d.matrix[2][2] == pytest.approx(1.0) for d in draws)
+
+
+def test_the_boost_adds_its_hu_to_contrasted_blood_alone() -> None:
+    image, label = torch.full(SIZE, 300, dtype=torch.int16), torch.zeros(SIZE, dtype=torch.uint8)
+    image[:, :, :12] = -800
+    moved, _ = apply(replace(drawn(AugmentConfig()), boost_hu=50.0), image, label, SIZE, SPACING)
+    assert float(moved[0, 0, -1]) == pytest.approx(350, abs=0.1)
+    assert float(moved[0, 0, 0]) == pytest.approx(-800, abs=0.1)
+
+
+def test_outside_of_the_source_lie_air_and_background() -> None:
+    image, label = torch.full(SIZE, 300, dtype=torch.int16), torch.ones(SIZE, dtype=torch.uint8)
+    moved, picked = apply(replace(drawn(AugmentConfig()), shift_mm=(500.0, 0.0, 0.0)), image, label, SIZE, SPACING)
+    assert picked is not None
+    assert (moved == -1024).all()
+    assert not picked.any()
+    cut, cut_label = apply(replace(drawn(AugmentConfig()), cut=(2, True, 0.25)), image, label, SIZE, SPACING)
+    assert cut_label is not None
+    assert (cut[..., -6:] == -1024).all()
+    assert not cut_label[..., -6:].any()
+    assert cut_label[..., :-6].all()
+
+
+def test_a_patch_is_an_exact_crop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for wide, patch in (((24, 28, 32), (8, 8, 8)), ((25, 28, 31), (8, 9, 8))):
+        image = torch.randint(-500, 500, wide, generator=generator).to(torch.int16)
+        label = torch.randint(0, 9, wide, generator=generator).to(torch.uint8)
+        for focus in (0.0, 1.0):
+            params = move_to_patch(drawn(AugmentConfig()), label, (16, 16, 16), patch, SPACING, focus, generator)
+            moved, picked = apply(params, image, label, patch, SPACING)
+            windows = label.unfold(0, patch[0], 1).unfold(1, patch[1], 1).unfold(2, patch[2], 1)
+            assert picked is not None
+            found = (windows == picked).flatten(3).all(-1).nonzero()
+            if len(found) == 0:  # A focused patch may reach beyond the pair.
+                assert focus
+                continue
+            corner = tuple(slice(int(c), int(c) + p) for c, p in zip(found[0], patch, strict=True))
+            assert torch.allclose(moved, image[corner].float(), atol=0.2)
+
+
+def test_focused_patches_hold_their_structure() -> None:
+    label = torch.zeros(40, 40, 40, dtype=torch.uint8)
+    label[20, 21, 22] = 8
+    image = torch.zeros(40, 40, 40, dtype=torch.int16)
+    generator = torch.Generator().manual_seed(0)
+    held = []
+    for focus in (1.0, 0.0):
+        hits = 0
+        for _ in range(40):
+            params = move_to_patch(drawn(AugmentConfig()), label, (32, 32, 32), (8, 8, 8), (2.0, 2.0, 2.0), focus, generator)
+            picked = apply(params, image, label, (8, 8, 8), (2.0, 2.0, 2.0))[1]
+            assert picked is not None
+            hits += bool((picked == 8).any())
+        held.append(hits)
+    assert held[0] == 40
+    assert held[1] < 12
+
+
+@pytest.mark.parametrize("values", [{"flip_probability": 1.5}, {"crop_scale": (0.9, 0.5)}, {"boost_probability": -0.1}])
+def test_impossible_settings_are_refused(values: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="--augment"):
+        AugmentConfig(**values)  # type: ignore[arg-type]

@@ -1,0 +1,120 @@
+"""Samplers against the exact solution for Gaussian data, their order of convergence, and each other."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from auricle.diffusion.noise import cosine_sigmas, flow_sigmas, karras_sigmas
+from auricle.diffusion.parameterization import DDPM, EDM, Flow, denoiser, denoising_loss, parameterization
+from auricle.diffusion.samplers import ddim, ddpm, dpmpp, euler, heun, sample
+
+MEAN, SD = 0.7, 0.5
+
+
+def exact_denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+    """E[x0 | x] for x0 ~ N(MEAN, SD^2)."""
+    variance = sigma.reshape(-1, *[1] * (x.ndim - 1)).square()
+    return (SD**2 * x + variance * MEAN) / (SD**2 + variance)
+
+
+def exact_solution(x: Tensor, start: float) -> Tensor:
+    """The probability-flow ODE of Gaussian data keeps (x - mean) / sqrt(SD^2 + sigma^2) constant."""
+    return MEAN + (x - MEAN) * SD / math.sqrt(SD**2 + start**2)
+
+
+def start() -> Tensor:
+    return 80.0 * torch.randn(64, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("sampler", "order"), [(euler, 1), (ddim, 1), (heun, 2), (dpmpp, 2)])
+def test_order_of_convergence(sampler, order: int) -> None:  # type: ignore[no-untyped-def]
+    x = start()
+    errors = [float((sampler(exact_denoiser, x, karras_sigmas(n)) - exact_solution(x, 80.0)).abs().max()) for n in (80, 160)]
+    assert errors[1] < 0.05
+    measured = math.log2(errors[0] / errors[1])
+    assert order - 0.35 < measured < order + 0.8
+
+
+def test_ddim_is_euler_in_other_words() -> None:
+    x, sigmas = start(), karras_sigmas(15)
+    assert torch.allclose(ddim(exact_denoiser, x, sigmas), euler(exact_denoiser, x, sigmas), atol=1e-9)
+
+
+def test_ddpm_reaches_the_data_distribution() -> None:
+    sigmas = torch.cat([cosine_sigmas().flip(0), torch.zeros(1, dtype=torch.float64)])
+    generators = [torch.Generator().manual_seed(i) for i in range(400)]
+    x = float(sigmas[0]) * torch.stack([torch.randn(20, generator=g, dtype=torch.float64) for g in generators])
+    out = ddpm(exact_denoiser, x, sigmas, generators)
+    assert float(out.mean()) == pytest.approx(MEAN, abs=0.03)
+    assert float(out.std()) == pytest.approx(SD, abs=0.03)
+
+
+def test_ddpm_step_is_the_posterior_of_ho_et_al() -> None:
+    """One step against equations 6 and 7 of Ho et al. 2020, written in their own variables."""
+    levels = cosine_sigmas()
+    t = 600
+    a, a_before = 1 / (1 + levels[t] ** 2), 1 / (1 + levels[t - 1] ** 2)
+    beta = 1 - a / a_before
+    x0, x_vp = torch.tensor([[0.4]], dtype=torch.float64), torch.tensor([[1.3]], dtype=torch.float64)
+    mean = a_before.sqrt() * beta / (1 - a) * x0 + (a / a_before).sqrt() * (1 - a_before) / (1 - a) * x_vp
+    sd = (beta * (1 - a_before) / (1 - a)).sqrt()
+    # The sampler works on x = x_vp / sqrt(alpha_bar).
+    outs = []
+    for seed in range(3000):
+        generator = [torch.Generator().manual_seed(seed)]
+        outs.append(ddpm(lambda x, s: x0, x_vp / a.sqrt(), torch.stack([levels[t], levels[t - 1]]), generator) * a_before.sqrt())
+    draws = torch.cat(outs)
+    assert float(draws.mean()) == pytest.approx(float(mean), abs=5 * float(sd) / math.sqrt(3000))
+    assert float(draws.std()) == pytest.approx(float(sd), rel=0.06)
+
+
+@pytest.mark.parametrize("name", ["euler", "heun", "dpmpp", "ddim", "ddpm"])
+def test_samples_do_not_depend_on_the_batch(name: str) -> None:
+    x = start()[:4]
+    sigmas = flow_sigmas(8)
+
+    def run(rows: list[int]) -> Tensor:
+        generators = [torch.Generator().manual_seed(i) for i in rows]
+        return sample(name, exact_denoiser, x[rows], sigmas, generators)  # type: ignore[arg-type]
+
+    assert torch.equal(run([0, 1, 2, 3])[2:], run([2, 3]))
+
+
+@pytest.mark.parametrize("scheme", [Flow(), EDM(), DDPM()])
+def test_scalings_recover_the_data_from_a_perfect_network(scheme) -> None:  # type: ignore[no-untyped-def]
+    """A network that gives exactly (x0 - c_skip x) / c_out makes the denoiser exact and the loss zero."""
+    generator = torch.Generator().manual_seed(0)
+    sigma = scheme.draw_sigma(16, generator)
+    x0, noise = torch.randn(16, 3, 2, 2, 2, generator=generator), torch.randn(16, 3, 2, 2, 2, generator=generator)
+    s = sigma[:, None, None, None, None]
+    x = x0 + s * noise
+    skip, out, scale, time = (v[:, None, None, None, None] for v in scheme.scalings(sigma))
+    assert ((time > 0) & (time <= 1)).all()
+
+    def perfect(scaled: Tensor, t: Tensor) -> Tensor:
+        assert torch.allclose(scaled, scale * x, atol=1e-5)
+        return (x0 - skip * x) / out
+
+    assert torch.allclose(denoiser(perfect, scheme)(x, sigma), x0, atol=1e-3)
+    assert float(denoising_loss(perfect, scheme, x0, sigma, noise)) < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["flow", "ddpm"])
+def test_loss_is_the_networks_own_target(kind: str) -> None:
+    """For a flow the loss is the squared error of the velocity, for a DDPM that of the noise: with a zero network, their second moment."""
+    scheme = parameterization(kind)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(0)
+    x0, noise = torch.randn(8, 4, 4, 4, 4, generator=generator), torch.randn(8, 4, 4, 4, 4, generator=generator)
+    loss = denoising_loss(lambda x, t: torch.zeros_like(x), scheme, x0, scheme.draw_sigma(8, generator), noise)
+    target = noise - x0 if kind == "flow" else noise
+    assert float(loss) == pytest.approx(float(target.square().mean()), rel=1e-4)
+
+
+def test_noise_levels_descend_to_zero() -> None:
+    for sigmas in (karras_sigmas(10), flow_sigmas(10), flow_sigmas(10, shift=3.0)):
+        assert len(sigmas) == 11
+        assert sigmas[-1] == 0
+        assert (sigmas[1:] < sigmas[:-1]).all()
+    assert (cosine_sigmas().diff() > 0).all()

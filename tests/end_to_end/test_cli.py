@@ -1,0 +1,66 @@
+"""The command line: parsing, one-line errors, JSON events."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from auricle import cli
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(list(arguments))
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("auricle: ")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "run"),
+        (["bogus"], "bogus"),
+        (["run"], "--out"),
+        (["run", "--out", "x", "--recipe", "huge"], "--recipe"),
+        (["run", "--out", "x", "--data", "nowhere"], "nowhere"),
+        (["cohort", "--out", "x", "--size", "10", "64", "64"], "--size must be multiples of 16"),
+        (["cohort", "--out", "x", "data:virtual-data", "--data.patients", "1"], "--data.patients must be at least 3"),
+        (["autoencoder", "--out", "x", "--cohort", "nowhere"], "nowhere holds no finished cohort"),
+        (["finetune", "--out", "x", "--cohort", "c", "--fit.learning-rate", "-1"], "--fit.learning-rate must be positive"),
+        (["report", "nowhere"], "nowhere is not the folder of a run"),
+    ],
+)
+def test_wrong_arguments_are_named_in_one_line(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert named in fails(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "--out" in text or command == "report"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["--version"])
+    assert capsys.readouterr().out.startswith("auricle 0.")
+
+
+def test_json_mode_writes_events_alone(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "auricle", "cohort", "--out", str(tmp_path / "c"), "--json", "--size", "32", "32", "32", "--spacing",
+               "5", "5", "5", "--margin", "0", "0", "0", "--workers", "2", "data:virtual-data", "--data.patients", "3"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert events[-1]["event"] == "progress"
+    assert events[-1]["done"] == events[-1]["total"] == 3

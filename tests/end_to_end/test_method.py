@@ -1,0 +1,184 @@
+"""The whole method on eight tiny patients: every stage, run again, broken off, damaged, and the report."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from auricle import recipes
+from auricle.core.anatomy import KEYS
+from auricle.core.errors import InputError
+from auricle.core.files import read_json
+from auricle.core.runs import finished
+from auricle.data.cohort import VirtualData
+from auricle.data.nifti import read_nifti
+from auricle.models.autoencoder import AutoencoderConfig
+from auricle.models.denoiser import DenoiserConfig
+from auricle.models.segmenter import SegmenterConfig
+from auricle.report.page import write_report
+from auricle.stages import autoencoder, diffusion, finetune, generate
+from auricle.stages.pairs import cohort_pairs, generated_pairs
+from auricle.training import checkpoint
+from auricle.training.loop import FitConfig, Hardware
+
+
+def tiny() -> recipes.Recipe:
+    """The demo's stages at the smallest size at which all of them still run."""
+    demo = recipes.demo()
+    network = SegmenterConfig(channels=(8, 16, 24))
+    fit = FitConfig(steps=4, batch_size=2, validate_every=2)
+    return replace(
+        demo,
+        cohort=replace(demo.cohort, data=VirtualData(patients=8, seed=3), size=(32, 32, 32), spacing=(5.0, 5.0, 5.0), margin=(4, 4, 4), workers=1),
+        autoencoder=replace(demo.autoencoder, network=AutoencoderConfig(channels=(8, 16), blocks=1), patch=(16, 16, 16), fit=fit),
+        diffusion=replace(demo.diffusion, network=DenoiserConfig(channels=(8, 16), blocks=1), views=2, fit=replace(fit, ema_decay=0.9)),
+        generate=replace(demo.generate, count=18, steps=3, batch_size=4),
+        pretrain=replace(demo.pretrain, network=network, fit=fit),
+        finetune=replace(demo.finetune, network=network, fit=fit),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run."""
+    root = tmp_path_factory.mktemp("whole")
+    for step in recipes.steps(tiny(), root, None, 3, Hardware(accelerator="cpu")):
+        step.run(step.config, step.out)
+    return root
+
+
+def test_every_stage_finishes_and_none_leaves_scratch_behind(whole: Path) -> None:
+    for step in recipes.steps(tiny(), whole, None, 3, Hardware(accelerator="cpu")):
+        assert finished(step.out, step.name.split()[0])
+    leftovers = [p for p in whole.rglob("*") if p.name.startswith(".") or p.name in ("lock", "last.safetensors", "best.safetensors")]
+    assert leftovers == []
+
+
+def test_running_again_changes_nothing(whole: Path) -> None:
+    before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in whole.rglob("*") if p.is_file()}
+    for step in recipes.steps(tiny(), whole, None, 3, Hardware(accelerator="cpu")):
+        step.run(step.config, step.out)
+    assert before == {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in whole.rglob("*") if p.is_file()}
+
+
+def test_a_seed_gives_the_same_weights_and_pairs_twice(whole: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    for step in recipes.steps(tiny(), again, None, 3, Hardware(accelerator="cpu"))[:5]:
+        step.run(step.config, step.out)
+    for stage in ("autoencoder", "diffusion", "pretrain"):
+        assert read_json(again / stage / "model.json")["sha256"] == read_json(whole / stage / "model.json")["sha256"]
+    for path in sorted((again / "generate" / "labels").iterdir()):
+        assert path.read_bytes() == (whole / "generate" / "labels" / path.name).read_bytes()
+
+
+def test_more_pairs_or_other_batches_keep_the_first_pairs(whole: Path, tmp_path: Path) -> None:
+    config = replace(
+        tiny().generate, autoencoder=whole / "autoencoder", diffusion=whole / "diffusion", seed=3, count=3, batch_size=1
+    )  # fmt: skip
+    generate.run(config, tmp_path / "few")
+    for path in sorted((tmp_path / "few" / "images").iterdir()):
+        few, many = read_nifti(path)[0], read_nifti(whole / "generate" / "images" / path.name)[0]
+        assert np.abs(few.astype(int) - many.astype(int)).max() <= 1
+
+
+def test_generation_resumes_after_a_kill(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "generate"
+    shutil.copytree(whole / "generate", out)
+    for name in ("done.json", "pairs.json", "labels/generated-3-0005.nii.gz"):
+        (out / name).unlink()
+    before = (out / "labels" / "generated-3-0004.nii.gz").stat().st_mtime_ns
+    step = next(s for s in recipes.steps(tiny(), whole, None, 3, Hardware(accelerator="cpu")) if s.name == "generate")
+    generate.run(step.config, out)
+    assert len(generated_pairs(out)) == 18
+    assert (out / "labels" / "generated-3-0004.nii.gz").stat().st_mtime_ns == before
+    assert read_json(out / "pairs.json")["pairs"] == read_json(whole / "generate" / "pairs.json")["pairs"]
+
+
+def test_the_encoder_is_transferred_exactly_and_the_decoder_is_not(whole: Path) -> None:
+    from auricle.models.segmenter import Segmenter
+
+    network = Segmenter(tiny().finetune.network, outputs=9)
+    decoder = checkpoint.weights_hash(network.decoder.state_dict())
+    finetune.transfer_encoder(network, whole / "pretrain")
+    tensors, _ = checkpoint.load(whole / "pretrain" / "model.safetensors")
+    encoder = checkpoint.subset("network.encoder", tensors)
+    assert checkpoint.weights_hash(network.encoder.state_dict()) == checkpoint.weights_hash(encoder)
+    assert checkpoint.weights_hash(network.decoder.state_dict()) == decoder
+    with pytest.raises(InputError, match=r"another network \(channels"):
+        finetune.transfer_encoder(Segmenter(SegmenterConfig(channels=(8, 16)), outputs=9), whole / "pretrain")
+
+
+def test_arms_train_on_what_they_should(whole: Path) -> None:
+    facts = {arm: read_json(whole / "finetune" / arm / "model.json")["training"] for arm in ("baseline", "medical-diffusion", "ours")}
+    labelled = len(cohort_pairs(whole / "cohort", "train"))
+    assert [facts[a]["generated"] for a in facts] == [0, 0, 3 * labelled]
+    assert {facts[a]["labelled"] for a in facts} == {labelled - 1}
+    assert {facts[a]["steps"] for a in facts} == {4}
+
+
+def test_no_patient_is_in_two_splits(whole: Path) -> None:
+    ids = [cohort_pairs(whole / "cohort", split).ids for split in ("train", "validation", "test")]
+    assert len({i for part in ids for i in part}) == sum(map(len, ids)) == 8
+    assert all(ids)
+
+
+def test_an_altered_model_is_refused(whole: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(whole / "finetune" / "ours", copy)
+    tensors, _ = checkpoint.load(copy / "model.safetensors")
+    name = next(iter(tensors))
+    tensors[name] = tensors[name] + 1e-6
+    checkpoint.save(copy / "model.safetensors", tensors, {})
+    with pytest.raises(InputError, match="its hash differs"):
+        finetune.load(copy)
+
+
+def test_upstream_changes_are_noticed(whole: Path, tmp_path: Path) -> None:
+    """A stage that was made from another cohort is not silently mixed with this one."""
+    copy = tmp_path / "run"
+    shutil.copytree(whole, copy)
+    marker = read_json(copy / "cohort" / "done.json")
+    (copy / "cohort" / "done.json").write_text(json.dumps({**marker, "fingerprint": "0" * 64}))
+    step = next(s for s in recipes.steps(tiny(), copy, None, 3, Hardware(accelerator="cpu")) if s.name == "autoencoder")
+    with pytest.raises(InputError, match="holds another run"):
+        autoencoder.run(replace(step.config, cohort=copy / "cohort"), step.out)
+
+
+def test_cached_latents_are_whitened_to_unit_variance(whole: Path) -> None:
+    latents, _ = checkpoint.load(whole / "diffusion" / "latents.safetensors")
+    mean, scale = diffusion.whitening(latents["train_mean"], latents["train_std"])
+    drawn = latents["train_mean"] + latents["train_std"] * np.random.default_rng(0).standard_normal(latents["train_std"].shape).astype(np.float32)
+    white = (drawn - mean) / scale
+    assert white.mean(dim=(0, 2, 3, 4)).abs().max() < 0.05
+    assert (white.std(dim=(0, 2, 3, 4)) - 1).abs().max() < 0.05
+
+
+def test_report_and_summary(whole: Path) -> None:
+    page = write_report(whole, 1.5)
+    summary = read_json(whole / "summary.json")
+    assert page.name == "report.html"
+    assert page.stat().st_size > 50_000
+    assert set(summary["arms"]) == {"baseline", "medical-diffusion", "ours"}
+    assert set(summary["arms"]["ours"]["dice"]) == {"mean", *KEYS}
+    assert set(summary["autoencoder"]["label_dice"]) == {"mean", *KEYS}
+    assert 0 <= summary["generate"]["complete_share"] <= 1
+    assert summary["peak_gib"] == 1.5
+    assert summary["seconds"]["autoencoder"] > 0
+
+
+@pytest.mark.parametrize("head", ["packed", "categorical"])
+def test_both_label_heads_train(tiny_cohort: Path, tmp_path: Path, head: str) -> None:
+    config = replace(
+        tiny().autoencoder, cohort=tiny_cohort, hardware=Hardware(accelerator="cpu"),
+        network=AutoencoderConfig(channels=(8, 16), blocks=1, label_head=head),  # type: ignore[arg-type]
+        fit=FitConfig(steps=30, batch_size=4, optimizer="muon", learning_rate=3e-3, validate_every=15),
+    )  # fmt: skip
+    autoencoder.run(config, tmp_path / head)
+    losses = [json.loads(line)["train_loss"] for line in (tmp_path / head / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0]
+    assessment = read_json(tmp_path / head / "assessment.json")
+    assert 0 <= assessment["label_dice"]["mean"] <= 1
+    assert assessment["image_rmse_hu"] > 0

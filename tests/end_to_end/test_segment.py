@@ -1,0 +1,201 @@
+"""Segmenting one scan: on its own grid whatever its orientation, whole or not at all, nothing invented."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from auricle import cli
+from auricle.core.anatomy import ID, KEYS
+from auricle.core.case import Case
+from auricle.core.runs import Run
+from auricle.data.nifti import read_nifti, write_nifti
+from auricle.data.preprocess import ModelGrid, to_network
+from auricle.models.segmenter import Segmenter, SegmenterConfig
+from auricle.phantom import virtual_patient
+from auricle.stages import segment
+from auricle.stages.pairs import Grid
+from auricle.stages.weights import save_model
+
+GRID = ModelGrid((32, 32, 32), (5.0, 5.0, 5.0))
+
+
+class Template(torch.nn.Module):
+    """A segmenter whose answer is known: it labels by brightness, so that geometry alone is under test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(40.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        levels = torch.tensor([-1.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
+        return -self.scale * (x - levels[None, :, None, None, None]).square() * 100
+
+
+def painted_case(size: tuple[int, int, int], spacing: tuple[float, float, float]) -> tuple[Case, NDArray[np.uint8]]:
+    """A virtual patient painted in the template's brightnesses."""
+    patient = virtual_patient(0, 1, size, spacing)
+    assert patient.label is not None
+    levels = np.array([-1000, 100, 200, 300, 400, 500, 600, 700, 800], np.int16)
+    return replace(patient, image=levels[patient.label]), patient.label
+
+
+def dice(a: NDArray[np.uint8], b: NDArray[np.uint8], key: str) -> float:
+    x, y = a == ID[key], b == ID[key]
+    return float(2 * (x & y).sum() / (x.sum() + y.sum()))
+
+
+@pytest.mark.parametrize("turn", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, 1, -1)])
+def test_the_label_map_lies_on_the_scans_own_grid(turn: tuple[int, int, int], flips: tuple[int, int, int]) -> None:
+    case, truth = painted_case((64, 60, 56), (2.5, 2.5, 3.0))
+    ornt = np.array([[a, f] for a, f in zip(turn, flips, strict=True)])
+    affine = case.affine @ nib.orientations.inv_ornt_aff(ornt, case.image.shape)
+    turned = Case("t", nib.orientations.apply_orientation(case.image, ornt), affine)
+    wanted = nib.orientations.apply_orientation(truth, ornt)
+    result = segment.segment(Template(), GRID, turned)  # type: ignore[arg-type]
+    assert result.heart_found
+    assert result.case.label is not None
+    assert result.case.label.shape == wanted.shape
+    assert np.array_equal(result.case.affine, affine)
+    for key in ("LV", "RV", "RA", "LA"):
+        # 5 mm voxels seen on a 2.5 mm grid.
+        assert dice(result.case.label, wanted, key) > 0.8
+
+
+def test_an_oblique_scan_gives_the_same_heart() -> None:
+    case, truth = painted_case((72, 72, 72), (2.5, 2.5, 2.5))
+    angle = np.deg2rad(20)
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    result = segment.segment(Template(), GRID, replace(case, affine=turn @ case.affine))  # type: ignore[arg-type]
+    assert result.case.label is not None
+    assert dice(result.case.label, truth, "LV") > 0.8
+
+
+def test_no_heart_is_invented_in_air_or_noise() -> None:
+    noise = np.random.default_rng(0).normal(-300, 100, (40, 40, 40)).astype(np.int16)
+    for image in (np.full((40, 40, 40), -1000, np.int16), noise):
+        result = segment.segment(Template(), GRID, Case("n", image, np.diag([4.0, 4.0, 4.0, 1.0])))  # type: ignore[arg-type]
+        assert not result.heart_found
+        assert result.case.label is not None
+        assert not result.case.label.any()
+
+
+def test_cleaning_drops_what_is_far_or_small() -> None:
+    label = np.zeros((40, 40, 40), np.uint8)
+    label[10:20, 10:20, 10:20] = ID["LV"]
+    label[20:22, 10:20, 10:20] = ID["MYO"]
+    label[12, 12, 21:23] = ID["LAA"]
+    label[38, 38, 38] = ID["LV"]
+    label[35:38, 35:38, 35:38] = ID["LAA"]
+    label[15, 15, 20:30] = ID["AO"]
+    cleaned = segment.clean(label, GRID)
+    assert (cleaned == ID["LV"]).sum() == 1000
+    assert (cleaned == ID["MYO"]).sum() == 200
+    # The larger piece of the appendage is 100 mm away from the heart.
+    assert (cleaned == ID["LAA"]).sum() in (0, 2)
+    assert cleaned[36, 36, 36] == 0
+    assert (cleaned == ID["AO"]).sum() == 10
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained segmenter in a finished run folder."""
+    folder = tmp_path_factory.mktemp("model") / "ours"
+    run = Run(folder, "finetune", {}, {})
+    run.begin()
+    torch.manual_seed(0)
+    config = SegmenterConfig(channels=(4, 8))
+    save_model(run, Segmenter(config, outputs=9), {"network": config, "grid": Grid(GRID.size, GRID.spacing)})
+    run.finish()
+    return folder
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    case, _ = painted_case((40, 40, 40), (4.0, 4.0, 4.0))
+    write_nifti(tmp_path / "scan.nii.gz", case.image, case.affine, dtype=np.int16)
+    return tmp_path / "scan.nii.gz"
+
+
+def test_command_writes_all_outputs(model: Path, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    cli.main(["segment", str(scan), "-o", str(out), "--model", str(model), "--quiet"])
+    assert sorted(p.name for p in out.iterdir()) == ["labels.ctbl", "labels.nii.gz", "preview.png", "segmentation.json", "volumes.csv"]
+    label, affine, _ = read_nifti(out / "labels.nii.gz")
+    image, image_affine, _ = read_nifti(scan)
+    assert label.shape == image.shape
+    assert np.allclose(affine, image_affine)
+    with (out / "volumes.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert [r["structure"] for r in rows] == list(KEYS)
+    assert set(rows[0]) == {"structure", "volume_ml", "mean_hu", "touches_border"}
+    assert capsys.readouterr().out.strip() == str(out)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (["--model", "nowhere"], "--model nowhere: no fine-tuned segmenter"),
+        (["--bogus"], "Unrecognized options: --bogus"),
+        (["--series"], "--series"),
+    ],
+)
+def test_bad_flags_give_one_line_and_status_2(
+    model: Path, scan: Path, tmp_path: Path, change: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["segment", str(scan), "-o", str(out), "--model", str(model), *change])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert named in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "text"])
+def test_unreadable_scans_give_one_line_and_write_nothing(
+    model: Path, scan: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if damage == "missing":
+        scan.unlink()
+    else:
+        scan.write_bytes({"empty": b"", "truncated": scan.read_bytes()[:-500], "text": b"not a scan"}[damage])
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["segment", str(scan), "-o", str(tmp_path / "out"), "--model", str(model), "--quiet"])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert "scan.nii.gz" in error
+    assert error.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir() if p.name != "scan.nii.gz"] == []
+
+
+def test_output_that_exists_is_kept_unless_asked(model: Path, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    arguments = ["segment", str(scan), "-o", str(out), "--model", str(model), "--quiet"]
+    with pytest.raises(SystemExit):
+        cli.main(arguments)
+    assert "exists already" in capsys.readouterr().err
+    assert [p.name for p in out.iterdir()] == ["mine.txt"]
+    cli.main([*arguments, "--overwrite"])
+    assert (out / "mine.txt").read_text() == "keep"
+    assert (out / "labels.nii.gz").exists()
+
+
+def test_model_without_a_command_says_what_to_do(tmp_path: Path, scan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["segment", str(scan), "-o", str(tmp_path / "o"), "--model", str(tmp_path)])
+    assert "auricle run" in capsys.readouterr().err
+
+
+def test_network_units_are_the_ones_of_training() -> None:
+    assert to_network(np.array([-2000.0, 0.0, 500.0, 3000.0])).tolist() == [-1.0, 0.0, 0.5, 1.0]

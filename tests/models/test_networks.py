@@ -1,0 +1,103 @@
+"""Shapes, exact encoder transfer, and invariances of the networks."""
+
+import pytest
+import torch
+from torch import nn
+
+from auricle.models.autoencoder import Autoencoder, AutoencoderConfig, kl_divergence
+from auricle.models.blocks import Conv3d, voxel_shuffle
+from auricle.models.denoiser import Denoiser, DenoiserConfig
+from auricle.models.masking import MaskConfig, apply_mask, draw_mask
+from auricle.models.segmenter import Segmenter, SegmenterConfig
+
+
+@pytest.mark.parametrize("head", ["categorical", "packed"])
+@pytest.mark.parametrize("fusion", ["sum", "concat"])
+def test_autoencoder_shapes(head: str, fusion: str) -> None:
+    config = AutoencoderConfig(channels=(8, 16), blocks=1, latent_channels=3, label_head=head, fusion=fusion)  # type: ignore[arg-type]
+    network = Autoencoder(config)
+    image, packed = torch.randn(2, 1, 16, 24, 8), torch.rand(2, 3, 16, 24, 8)
+    decoded, label, mean, std = network(image, packed, torch.randn(2, 3, 4, 6, 2))
+    assert decoded.shape == image.shape
+    assert label.shape == (2, 9 if head == "categorical" else 3, 16, 24, 8)
+    assert mean.shape == std.shape == (2, 3, 4, 6, 2)
+    assert (std > 0).all()
+
+
+def test_fusion_is_a_sum() -> None:
+    """With the label stem silenced, the latent does not depend on the label; otherwise it does."""
+    network = Autoencoder(AutoencoderConfig(channels=(8, 16), blocks=1)).eval()
+    image, a, b = torch.randn(1, 1, 16, 16, 16), torch.rand(1, 3, 16, 16, 16), torch.rand(1, 3, 16, 16, 16)
+    assert not torch.allclose(network.encode(image, a)[0], network.encode(image, b)[0])
+    nn.init.zeros_(network.label_stem.weight)
+    assert torch.equal(network.encode(image, a)[0], network.encode(image, b)[0])
+
+
+def test_kl_is_zero_for_the_standard_normal_alone() -> None:
+    zero, one = torch.zeros(2, 3), torch.ones(2, 3)
+    assert kl_divergence(zero, one) == 0
+    assert kl_divergence(zero + 0.5, one) == pytest.approx(0.125)
+    expected = torch.distributions.kl_divergence(torch.distributions.Normal(0.3, 0.7), torch.distributions.Normal(0.0, 1.0))
+    assert kl_divergence(zero + 0.3, 0.7 * one) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_voxel_shuffle_keeps_every_value() -> None:
+    x = torch.arange(2 * 16 * 2 * 3 * 4, dtype=torch.float32).reshape(2, 16, 2, 3, 4)
+    y = voxel_shuffle(x, 2)
+    assert y.shape == (2, 2, 4, 6, 8)
+    assert torch.equal(y.flatten().sort().values, x.flatten())
+    # The eight channels of one coarse voxel become its eight fine voxels.
+    assert torch.equal(y[0, 0, :2, :2, :2].flatten(), x[0, :8, 0, 0, 0])
+
+
+def test_small_single_volumes_take_the_fast_path_to_the_same_values() -> None:
+    torch.manual_seed(0)
+    convolution = Conv3d(8, 8, 3, padding=1)
+    x = torch.randn(1, 8, 8, 8, 8)
+    assert torch.allclose(convolution(x), nn.functional.conv3d(x, convolution.weight, convolution.bias, padding=1), atol=1e-5)
+
+
+def test_encoder_of_the_reconstruction_network_is_the_segmenters() -> None:
+    config = SegmenterConfig(channels=(8, 16, 24))
+    a, b = Segmenter(config, outputs=1), Segmenter(config, outputs=9)
+    b.encoder.load_state_dict(a.encoder.state_dict())
+    x = torch.randn(1, 1, 16, 16, 16)
+    for fa, fb in zip(a.encoder(x), b.encoder(x), strict=True):
+        assert torch.equal(fa, fb)
+    assert a(x).shape == (1, 1, 16, 16, 16)
+    assert b(x).shape == (1, 9, 16, 16, 16)
+    with pytest.raises(ValueError, match="divisible by 8"):
+        a(torch.randn(1, 1, 12, 16, 16))
+
+
+def test_denoiser_starts_at_zero_and_sees_time() -> None:
+    network = Denoiser(DenoiserConfig(channels=(8, 16), blocks=1), latent_channels=4)
+    x, t = torch.randn(2, 4, 8, 8, 4), torch.tensor([0.1, 0.9])
+    assert network(x, t).abs().max() == network.out.bias.abs().max()
+    for p in network.parameters():
+        nn.init.normal_(p, std=0.1)
+    out = network(x, t)
+    assert out.shape == x.shape
+    assert not torch.allclose(out, network(x, t.flip(0)))
+    # Samples of a batch do not see each other.
+    assert torch.allclose(out[1:], network(x[1:], t[1:]), atol=1e-4)
+    with pytest.raises(ValueError, match="divisible by 2"):
+        network(torch.randn(1, 4, 7, 8, 8), t[:1])
+
+
+def test_masks_follow_their_numbers() -> None:
+    config = MaskConfig(blocks=25, probability=0.8, block_size=(8, 16))
+    generator = torch.Generator().manual_seed(1)
+    masks = [draw_mask(config, (64, 64, 64), generator) for _ in range(200)]
+    masked = sum(bool(m.any()) for m in masks) / len(masks)
+    assert 0.72 < masked < 0.88
+    single = MaskConfig(blocks=1, probability=1.0, block_size=(8, 16))
+    for _ in range(20):
+        where = draw_mask(single, (64, 64, 64), generator).nonzero()
+        edges = where.max(0).values - where.min(0).values + 1
+        assert len(where) == edges.prod()
+        assert 8 <= edges.min() <= edges.max() <= 16
+    image = torch.ones(1, 1, 8, 8, 8)
+    mask = torch.zeros(1, 1, 8, 8, 8, dtype=torch.bool)
+    mask[..., :4] = True
+    assert apply_mask(image, mask).sum() == 256

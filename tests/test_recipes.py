@@ -1,0 +1,113 @@
+"""Recipes: every number of the paper, one by one, and the three arms."""
+
+from pathlib import Path
+
+import pytest
+
+from auricle import recipes
+from auricle.core.anatomy import ID, KEYS
+from auricle.data.cohort import FolderData, VirtualData, split_patients
+from auricle.study.arms import ARMS
+from auricle.training.loop import Hardware
+
+PAPER = recipes.paper()
+
+
+def test_cohort_of_the_paper() -> None:
+    assert isinstance(PAPER.cohort.data, VirtualData)
+    assert PAPER.cohort.data.patients == 262
+    splits = split_patients(tuple(map(str, range(262))), PAPER.cohort.shares, 0)
+    assert [splits.count(s) for s in ("train", "validation", "test")] == [168, 43, 51]  # type: ignore[arg-type]
+
+
+def test_grid_of_the_paper() -> None:
+    assert PAPER.cohort.size == (256, 256, 160)
+
+
+def test_eight_structures_of_the_paper() -> None:
+    assert set(KEYS) == {"LV", "RV", "LA", "RA", "MYO", "AO", "PA", "LAA"}
+    assert [ID[k] for k in ("MYO", "LA", "LV", "RA", "RV", "AO", "PA", "LAA")] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_fusion_of_the_paper_is_the_sum() -> None:
+    assert PAPER.autoencoder.network.fusion == "sum"
+
+
+def test_diffusion_of_the_paper_is_a_ddpm() -> None:
+    assert PAPER.diffusion.parameterization == "ddpm"
+    assert PAPER.generate.sampler == "ddpm"
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+def test_generator_augmentation_of_the_paper(stage: str) -> None:
+    augment = getattr(PAPER, stage).augment
+    assert augment.flip_probability == 0.2
+    assert augment.center_crop_probability == 0.2
+    assert augment.location_crop_probability == 0.2
+    assert (augment.boost_probability, augment.boost_hu) == (0.05, 50.0)
+
+
+def test_masking_of_the_paper() -> None:
+    assert PAPER.pretrain.mask.blocks == 25
+    assert PAPER.pretrain.mask.probability == 0.8
+    assert PAPER.pretrain.mask.block_size == (8, 16)
+
+
+def test_pretraining_of_the_paper() -> None:
+    assert PAPER.pretrain.fit.optimizer == "adamw"
+    assert PAPER.pretrain.fit.learning_rate == 1e-3
+    assert PAPER.pretrain.fit.schedule == "constant"
+    assert PAPER.pretrain.fit.patience == 50
+    # One validation an epoch: patience counts epochs.
+    assert PAPER.pretrain.fit.validate_every is None
+
+
+def test_finetuning_of_the_paper() -> None:
+    fit = PAPER.finetune.fit
+    assert fit.optimizer == "adamw"
+    assert fit.learning_rate == 1e-3
+    assert fit.schedule == "constant"
+    assert fit.epochs == 300
+    assert fit.steps is None
+    assert fit.patience == 10
+    assert fit.validate_every is None
+
+
+def test_three_generated_pairs_for_each_labelled_case() -> None:
+    assert PAPER.finetune.ratio == 3.0
+    assert PAPER.generate.count == 3 * 168
+
+
+def test_pretraining_and_finetuning_share_one_network() -> None:
+    for name in ("demo", "laptop", "paper"):
+        recipe = recipes.recipe(name)  # type: ignore[arg-type]
+        assert recipe.pretrain.network == recipe.finetune.network
+
+
+def test_arms_differ_in_what_they_are_given_alone() -> None:
+    steps = {s.name: s for s in recipes.steps(recipes.demo(), Path("r"), None, 5, Hardware())}
+    configs = {name: steps[f"finetune {name}"].config for name in ARMS}
+    given = {name: (c.pretrained is not None, c.generated is not None) for name, c in configs.items()}
+    assert given == {"baseline": (False, False), "medical-diffusion": (True, False), "ours": (True, True)}
+    for config in configs.values():
+        assert (config.fit, config.network, config.augment, config.seed) == (
+            configs["baseline"].fit, configs["baseline"].network, configs["baseline"].augment, 5,
+        )  # fmt: skip
+
+
+def test_steps_run_in_an_order_that_their_inputs_allow() -> None:
+    made: set[Path] = set()
+    for step in recipes.steps(recipes.demo(), Path("r"), FolderData(Path("d")), 0, Hardware()):
+        needed = [v for f in ("cohort", "autoencoder", "diffusion", "generated", "pretrained", "model")
+                  if (v := getattr(step.config, f, None)) is not None]  # fmt: skip
+        assert set(needed) <= made
+        made.add(step.out)
+
+
+def test_a_demo_makes_as_many_pairs_as_its_arms_need() -> None:
+    for name in ("demo", "laptop", "paper"):
+        recipe = recipes.recipe(name)  # type: ignore[arg-type]
+        assert isinstance(recipe.cohort.data, VirtualData)
+        ids = tuple(map(str, range(recipe.cohort.data.patients)))
+        labelled = split_patients(ids, recipe.cohort.shares, 0).count("train")
+        assert recipe.generate.count >= round(recipe.finetune.ratio * labelled)

@@ -1,0 +1,170 @@
+"""The fit loop: broken runs end where unbroken ones do, early stopping keeps the best, bad numbers are refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from auricle.core.errors import InputError
+from auricle.core.runs import Run, read_metrics
+from auricle.models.segmenter import Segmenter, SegmenterConfig
+from auricle.training import checkpoint
+from auricle.training.ema import EMA
+from auricle.training.loop import FitConfig, Hardware, Plan, _indices, fit
+from auricle.training.muon import Muon, orthogonalize, split_parameters
+from auricle.training.stopping import Stopping
+
+CPU = Hardware(accelerator="cpu")
+ITEMS = 5
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing may catch it."""
+
+
+def make_plan(kill_at: int | None = None) -> Plan:
+    calls = [0]
+
+    def loss(network: nn.Module, indices: list[int], generator: torch.Generator) -> dict[str, Tensor]:
+        calls[0] += 1
+        if calls[0] == kill_at:
+            raise Killed
+        x = torch.randn(len(indices), 1, 8, 8, 8, generator=generator) + torch.tensor(indices)[:, None, None, None, None]
+        return {"loss": (network(x) - x.square()).square().mean()}
+
+    def validate(network: nn.Module) -> dict[str, float]:
+        x = torch.linspace(-1, 1, 512).reshape(1, 1, 8, 8, 8)
+        return {"error": float((network(x) - x.square()).square().mean())}
+
+    return Plan(ITEMS, loss, validate, "error", "min")
+
+
+def train(folder: Path, config: FitConfig, kill_at: int | None = None) -> tuple[str, dict[str, Any]]:
+    run = Run(folder, "finetune", config, {})
+    run.begin()
+    torch.manual_seed(0)
+    network = Segmenter(SegmenterConfig(channels=(4, 8)), outputs=1)
+    facts = fit(run, network, make_plan(kill_at), config, CPU, 0, "test")
+    return checkpoint.weights_hash(network.state_dict()), facts
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, optimizer: str, ema: float | None) -> None:
+    config = FitConfig(steps=23, batch_size=2, learning_rate=1e-2, schedule="one-cycle", validate_every=7, ema_decay=ema,
+                       checkpoint_every=5, optimizer=optimizer)  # type: ignore[arg-type]  # fmt: skip
+    whole, _ = train(tmp_path / "whole", config)
+    for kill_at in (3, 9, 12):
+        folder = tmp_path / f"broken{kill_at}"
+        with pytest.raises(Killed):
+            train(folder, config, kill_at)
+        with pytest.raises(Killed):
+            train(folder, config, 6)
+        again, facts = train(folder, config)
+        assert again == whole
+        assert facts["steps"] == 23
+        assert [r["step"] for r in read_metrics(folder)] == [7, 14, 21, 23]
+    untrained = Segmenter(SegmenterConfig(channels=(4, 8)), outputs=1)
+    assert checkpoint.weights_hash(untrained.state_dict()) != whole
+
+
+def test_early_stopping_keeps_the_best(tmp_path: Path) -> None:
+    scores = iter([3.0, 1.0, 2.0, 2.0, 0.5])
+    plan = Plan(ITEMS, make_plan().loss, lambda net: {"error": next(scores)}, "error", "min")
+    run = Run(tmp_path / "r", "finetune", {}, {})
+    run.begin()
+    network = Segmenter(SegmenterConfig(channels=(4, 8)), outputs=1)
+    facts = fit(run, network, plan, FitConfig(steps=None, epochs=300, batch_size=2, patience=2), CPU, 0, "test")
+    # An epoch of five items in batches of two is three steps; the fourth validation uses up the patience.
+    assert facts == {"steps": 12, "best_step": 6, "error": 1.0, "stopped_early": True}
+
+
+def test_a_loss_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    good = make_plan()
+    plan = Plan(ITEMS, lambda net, i, g: {"loss": good.loss(net, i, g)["loss"] * float("nan")}, good.validate, "error", "min")
+    run = Run(tmp_path / "r", "finetune", {}, {})
+    run.begin()
+    with pytest.raises(InputError, match=r"not finite at step 1: lower --fit\.learning-rate"):
+        fit(run, Segmenter(SegmenterConfig(channels=(4, 8)), outputs=1), plan, FitConfig(steps=2), CPU, 0, "test")
+
+
+@pytest.mark.parametrize(
+    "values", [{"steps": 0}, {"steps": None}, {"batch_size": 0}, {"learning_rate": 0.0}, {"patience": 0}, {"validate_every": 0}]
+)
+def test_impossible_settings_name_their_flag(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="--fit"):
+        FitConfig(**values)
+
+
+def test_every_epoch_visits_every_item_once_on_any_number_of_ranks() -> None:
+    for world in (1, 2):
+        seen = [i for step in range(15) for rank in range(world) for i in _indices(10, 4, 0, step, rank, world)]
+        assert len(seen) == 60
+        for epoch in range(6):
+            ordered = [i for step in range(15) for i in sorted_batch(step, world)][epoch * 10 : (epoch + 1) * 10]
+            assert sorted(ordered) == list(range(10))
+
+
+def sorted_batch(step: int, world: int) -> list[int]:
+    """The batch of a step in the order of its positions, put together from the shares of the ranks."""
+    shares = [_indices(10, 4, 0, step, rank, world) for rank in range(world)]
+    return [shares[p % world][p // world] for p in range(4)]
+
+
+def test_orthogonalize_gives_singular_values_near_one() -> None:
+    for shape in ((16, 40), (40, 16)):
+        matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        values = torch.linalg.svdvals(orthogonalize(matrix))
+        assert 0.5 < float(values.min()) <= float(values.max()) < 1.35
+        # Direction is kept: the result has a positive inner product with the matrix.
+        assert float((orthogonalize(matrix) * matrix).sum()) > 0
+
+
+def test_muon_takes_inner_weights_and_lowers_the_loss() -> None:
+    network = Segmenter(SegmenterConfig(channels=(4, 8)), outputs=1)
+    inner, rest = split_parameters(network)
+    assert len(inner) + len(rest) == len(list(network.parameters()))
+    assert all(p.ndim == 5 for p in inner)
+    assert not any(p is network.decoder.head.weight or p is network.encoder.stem.weight for p in inner)
+    weight = nn.Parameter(torch.randn(6, 8))
+    goal = torch.randn(6, 8)
+    optimizer = Muon([weight], lr=0.05)
+    before = float((weight - goal).norm())
+    for _ in range(100):
+        optimizer.zero_grad()
+        (weight - goal).square().sum().backward()
+        optimizer.step()
+    assert float((weight - goal).norm()) < 0.3 * before
+
+
+def test_ema_of_constant_weights_is_those_weights() -> None:
+    network = nn.Linear(3, 2)
+    ema = EMA(network, 0.99)
+    old = {k: v.clone() for k, v in network.state_dict().items()}
+    ema.update(network, 1)
+    assert all(torch.allclose(ema.shadow[k], old[k]) for k in old)
+    nn.init.zeros_(network.weight)
+    ema.update(network, 1)
+    assert torch.allclose(ema.shadow["weight"], old["weight"] * 2 / 11)
+
+
+def test_nan_never_is_the_best() -> None:
+    stopping = Stopping("max", 2)
+    assert not stopping.update(float("nan"), 1)
+    assert stopping.update(0.1, 2)
+    assert not stopping.update(float("nan"), 3)
+    assert (stopping.best, stopping.best_step, stopping.waited) == (0.1, 2, 1)
+
+
+@pytest.mark.parametrize("damage", ["pickle", "truncated", "absent"])
+def test_what_is_not_safetensors_is_refused(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "model.safetensors"
+    if damage == "pickle":
+        torch.save({"a": torch.ones(2)}, path)
+    elif damage == "truncated":
+        checkpoint.save(path, {"a": torch.ones(100)}, {})
+        path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(InputError, match=r"model\.safetensors"):
+        checkpoint.load(path)
