@@ -6,7 +6,7 @@ import pytest
 
 from auricle import recipes
 from auricle.core.anatomy import ID, KEYS
-from auricle.data.cohort import FolderData, VirtualData, split_patients
+from auricle.data.cohort import VirtualData, split_patients
 from auricle.study.arms import ARMS
 from auricle.training.loop import Hardware
 
@@ -29,8 +29,9 @@ def test_eight_structures_of_the_paper() -> None:
     assert [ID[k] for k in ("MYO", "LA", "LV", "RA", "RV", "AO", "PA", "LAA")] == [1, 2, 3, 4, 5, 6, 7, 8]
 
 
-def test_fusion_of_the_paper_is_the_sum() -> None:
+def test_fusion_and_label_packing_of_the_paper() -> None:
     assert PAPER.autoencoder.network.fusion == "sum"
+    assert PAPER.autoencoder.network.label_head == "packed"
 
 
 def test_diffusion_of_the_paper_is_a_ddpm() -> None:
@@ -75,7 +76,8 @@ def test_finetuning_of_the_paper() -> None:
 
 def test_three_generated_pairs_for_each_labelled_case() -> None:
     assert PAPER.finetune.ratio == 3.0
-    assert PAPER.generate.count == 3 * 168
+    generate = next(s for s in recipes.steps(PAPER, Path("r"), None, 0, Hardware()) if s.name == "generate")
+    assert generate.config.count == 3 * 168
 
 
 def test_pretraining_and_finetuning_share_one_network() -> None:
@@ -97,17 +99,15 @@ def test_arms_differ_in_what_they_are_given_alone() -> None:
 
 def test_steps_run_in_an_order_that_their_inputs_allow() -> None:
     made: set[Path] = set()
-    for step in recipes.steps(recipes.demo(), Path("r"), FolderData(Path("d")), 0, Hardware()):
+    for step in recipes.steps(recipes.demo(), Path("r"), None, 0, Hardware()):
         needed = [v for f in ("cohort", "autoencoder", "diffusion", "generated", "pretrained", "model")
                   if (v := getattr(step.config, f, None)) is not None]  # fmt: skip
         assert set(needed) <= made
         made.add(step.out)
 
 
-def test_a_demo_makes_as_many_pairs_as_its_arms_need() -> None:
+def test_as_many_pairs_are_generated_as_fine_tuning_mixes_in() -> None:
     for name in ("demo", "laptop", "paper"):
-        recipe = recipes.recipe(name)  # type: ignore[arg-type]
-        assert isinstance(recipe.cohort.data, VirtualData)
-        ids = tuple(map(str, range(recipe.cohort.data.patients)))
-        labelled = split_patients(ids, recipe.cohort.shares, 0).count("train")
-        assert recipe.generate.count >= round(recipe.finetune.ratio * labelled)
+        steps = {s.name: s.config for s in recipes.steps(recipes.recipe(name), Path("r"), VirtualData(patients=70), 0, Hardware())}  # type: ignore[arg-type]
+        labelled = split_patients(tuple(map(str, range(70))), steps["cohort"].shares, 0).count("train")
+        assert steps["generate"].count == 3 * labelled

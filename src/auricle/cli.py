@@ -20,7 +20,7 @@ from auricle.core import progress
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
 from auricle.core.machine import describe_machine, peak_gib
-from auricle.data.cohort import FolderData, open_cohort
+from auricle.data.cohort import FolderData
 from auricle.recipes import RecipeName
 from auricle.report.page import write_report
 from auricle.stages import autoencoder, cohort, diffusion, evaluate, finetune, generate, pretrain, segment
@@ -70,6 +70,12 @@ class RunOptions:
     """demo (two cores, under 20 minutes), laptop (an evening), paper (256 x 256 x 160, a GPU)."""
     data: Path | None = None
     """Your own cohort: an nnU-Net raw data set, or a folder of image and label pairs. Virtual patients otherwise."""
+    label_map: str | None = None
+    """What the label files' values mean, e.g. ``1=LV,2=RV``, where your cohort names none."""
+    assume_orientation: str | None = None
+    """Axis code such as RAS for files of your cohort that state no orientation."""
+    not_hu: bool = False
+    """Accept images of your cohort whose values do not look like HU."""
     seed: int = 0
     """Seed of everything random."""
     hardware: Hardware = field(default_factory=Hardware)
@@ -79,9 +85,10 @@ class RunOptions:
 def run_all(options: Annotated[RunOptions, tyro.conf.arg(name="")], show: Shown) -> None:
     """Run every stage of a recipe, the three arms included, and write the report."""
     _configure(show)
-    data = None if options.data is None else FolderData(options.data)
-    if data is not None:
-        open_cohort(data)
+    own = (options.label_map, options.assume_orientation, options.not_hu)
+    if options.data is None and own != (None, None, False):
+        raise InputError("--label-map, --assume-orientation and --not-hu describe your own cohort: give --data too")
+    data = None if options.data is None else FolderData(options.data, "folder", *own)
     plan = recipes.steps(recipes.recipe(options.recipe), options.out, data, options.seed, options.hardware)
     for number, step in enumerate(plan, 1):
         progress.event("stage", name=step.name, number=number, total=len(plan))
@@ -101,6 +108,7 @@ def report(run: tyro.conf.Positional[Path], show: Shown) -> None:
         raise InputError(f"{run} is not the folder of a run: it holds no cohort")
     facts = read_json(run / "run.json") if (run / "run.json").exists() else {}
     page = write_report(run, facts.get("peak_gib"))
+    progress.event("finished", report=str(page))
     if not show.json:
         print(page)
 
@@ -134,7 +142,8 @@ def segment_scan(options: Annotated[SegmentOptions, tyro.conf.arg(name="")], sho
         options.scan, segment.resolve_model(options.model), options.series, options.assume_orientation, options.volume_index,
         options.not_hu, options.overwrite,
     )  # fmt: skip
-    segment.run(stage, options.out)
+    result = segment.run(stage, options.out)
+    progress.event("finished", out=str(options.out), heart_found=result.heart_found)
     if not show.json:
         print(options.out)
 
@@ -168,8 +177,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("auricle: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
-    except MemoryError:
-        _fail("out of memory: lower --fit.batch-size, --patch or the size of the model grid")
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate", str(error)):
+            raise
+        _fail("out of memory: take a smaller recipe, batch, patch or model grid")
     except OSError as error:
         _fail(f"{error.filename or 'disk'}: {error.strerror or error}")
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from auricle.data import augment
 from auricle.data.augment import AugmentConfig
-from auricle.data.cohort import Data, VirtualData
+from auricle.data.cohort import Data, VirtualData, open_cohort, split_patients
 from auricle.models.autoencoder import AutoencoderConfig
 from auricle.models.denoiser import DenoiserConfig
 from auricle.models.masking import MaskConfig
@@ -61,19 +61,24 @@ def recipe(name: RecipeName) -> Recipe:
 
 
 def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Hardware) -> list[Step]:
-    """The stages of a whole run under `root`, in order, the three arms included."""
+    """The stages of a whole run under `root`, in order, the three arms included.
+
+    As many pairs are generated as fine-tuning mixes in: `ratio` for each labelled training case.
+    """
     folder = {name: root / name for name in ("cohort", "autoencoder", "diffusion", "generate", "pretrain")}
     common: dict[str, Any] = {"seed": seed, "hardware": hardware}
     own = chosen.cohort.data
     assert isinstance(own, VirtualData)
     prepared = replace(chosen.cohort, seed=seed, data=data or replace(own, seed=seed))
+    labelled = split_patients(open_cohort(prepared.data).patients, prepared.shares, seed).count("train")
+    generated = replace(chosen.generate, count=max(1, round(chosen.finetune.ratio * labelled)), seed=seed)
     train = [
         Step("cohort", cohort.run, prepared, folder["cohort"]),
         Step("autoencoder", autoencoder.run, replace(chosen.autoencoder, cohort=folder["cohort"], **common), folder["autoencoder"]),
         Step("diffusion", diffusion.run, replace(
             chosen.diffusion, cohort=folder["cohort"], autoencoder=folder["autoencoder"], **common), folder["diffusion"]),
         Step("generate", generate.run, replace(
-            chosen.generate, autoencoder=folder["autoencoder"], diffusion=folder["diffusion"], seed=seed), folder["generate"]),
+            generated, autoencoder=folder["autoencoder"], diffusion=folder["diffusion"]), folder["generate"]),
         Step("pretrain", pretrain.run, replace(chosen.pretrain, generated=folder["generate"], cohort=None, **common), folder["pretrain"]),
     ]  # fmt: skip
     shared = Shared(replace(chosen.finetune, cohort=folder["cohort"], **common), folder["generate"], folder["pretrain"])
@@ -85,28 +90,30 @@ def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Ha
 
 
 def demo() -> Recipe:
-    """64^3 voxels of 2.5 mm, 60 virtual patients, small networks: under 20 minutes on two cores."""
-    network = SegmenterConfig(channels=(24, 48, 96, 128))
+    """64^3 voxels of 2.5 mm, 60 virtual patients, small networks: under 20 minutes on two cores (docs/results/demo.md)."""
+    network = SegmenterConfig(channels=(16, 32, 64, 128))
     return Recipe(
         cohort=CohortConfig(data=VirtualData(patients=60), margin=(16, 16, 16)),
         autoencoder=AutoencoderStage(
             _ELSEWHERE, network=AutoencoderConfig(channels=(32, 64), blocks=1, latent_channels=4), patch=(32, 32, 32),
-            fit=FitConfig(steps=1000, batch_size=4, optimizer="muon", learning_rate=3e-3, weight_decay=1e-4, schedule="one-cycle",
-                          validate_every=250),
+            fit=FitConfig(steps=1300, batch_size=4, optimizer="muon", learning_rate=3e-3, weight_decay=1e-4, schedule="one-cycle",
+                          validate_every=325),
         ),
         diffusion=DiffusionStage(
-            _ELSEWHERE, _ELSEWHERE, network=DenoiserConfig(channels=(32, 64, 128), blocks=1), views=4,
-            augment=AugmentConfig(location_crop_probability=1.0, shift_mm=5.0, rotation_degrees=3.0, scale=0.05),
-            fit=FitConfig(steps=1200, batch_size=8, optimizer="muon", learning_rate=2e-3, schedule="one-cycle", ema_decay=0.995,
-                          validate_every=400, checkpoint_every=200),
+            _ELSEWHERE, _ELSEWHERE, network=DenoiserConfig(channels=(24, 48, 96), blocks=1), views=8,
+            augment=AugmentConfig(location_crop_probability=1.0, shift_mm=5.0, rotation_degrees=4.0, scale=0.06),
+            fit=FitConfig(steps=700, batch_size=8, optimizer="muon", learning_rate=2e-3, schedule="one-cycle", ema_decay=0.99,
+                          validate_every=175),
         ),
-        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, count=117, sampler="heun", steps=15),
+        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, sampler="heun", steps=15, batch_size=6),
         pretrain=PretrainStage(
-            _ELSEWHERE, network=network, fit=FitConfig(steps=150, batch_size=2, optimizer="muon", learning_rate=1e-3, validate_every=50, patience=50),
+            _ELSEWHERE, network=network,
+            fit=FitConfig(steps=100, batch_size=2, optimizer="muon", learning_rate=2e-3, schedule="one-cycle", validate_every=50,
+                          patience=50),
         ),
         finetune=FinetuneStage(
             _ELSEWHERE, network=network,
-            fit=FitConfig(steps=300, batch_size=2, optimizer="muon", learning_rate=3e-3, schedule="one-cycle", validate_every=100,
+            fit=FitConfig(steps=220, batch_size=2, optimizer="muon", learning_rate=3e-3, schedule="one-cycle", validate_every=55,
                           patience=10),
         ),
     )  # fmt: skip
@@ -126,7 +133,7 @@ def laptop() -> Recipe:
             augment=AugmentConfig(location_crop_probability=1.0, shift_mm=8.0, rotation_degrees=4.0, scale=0.06, boost_probability=0.05),
             fit=FitConfig(steps=8000, batch_size=8, learning_rate=6e-4, schedule="one-cycle", ema_decay=0.999, validate_every=1000),
         ),
-        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, count=240, sampler="heun", steps=20),
+        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, sampler="heun", steps=20),
         pretrain=PretrainStage(
             _ELSEWHERE, network=network, fit=FitConfig(steps=2000, batch_size=2, learning_rate=1e-3, validate_every=200, patience=50),
         ),
@@ -145,7 +152,7 @@ def paper() -> Recipe:
             data=VirtualData(patients=262), size=(256, 256, 160), spacing=(0.75, 0.75, 0.9), margin=(16, 16, 16), shares=(168.0, 43.0, 51.0),
         ),
         autoencoder=AutoencoderStage(
-            _ELSEWHERE, network=AutoencoderConfig(channels=(32, 64, 128), blocks=2, latent_channels=4, fusion="sum"),
+            _ELSEWHERE, network=AutoencoderConfig(channels=(32, 64, 128), blocks=2, latent_channels=4, label_head="packed", fusion="sum"),
             augment=augment.paper_generator(), fit=FitConfig(steps=None, epochs=300, batch_size=1, learning_rate=1e-4, weight_decay=1e-4),
         ),
         diffusion=DiffusionStage(
@@ -153,7 +160,7 @@ def paper() -> Recipe:
             augment=augment.paper_generator(), views=8,
             fit=FitConfig(steps=100_000, batch_size=4, learning_rate=1e-4, ema_decay=0.9999, validate_every=2000, checkpoint_every=1000),
         ),
-        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, count=504, sampler="ddpm", batch_size=1),
+        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, sampler="ddpm", batch_size=1),
         pretrain=PretrainStage(
             _ELSEWHERE, network=network, mask=MaskConfig(blocks=25, probability=0.8, block_size=(8, 16)),
             fit=FitConfig(steps=None, epochs=300, batch_size=1, learning_rate=1e-3, patience=50),

@@ -29,7 +29,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["run", "--out", "x", "--recipe", "huge"], "--recipe"),
         (["run", "--out", "x", "--data", "nowhere"], "nowhere"),
         (["cohort", "--out", "x", "--size", "10", "64", "64"], "--size must be multiples of 16"),
-        (["cohort", "--out", "x", "data:virtual-data", "--data.patients", "1"], "--data.patients must be at least 3"),
+        (["cohort", "--out", "x", "data:virtual-data", "--data.patients", "1"], "--data.patients must be at least 4"),
         (["autoencoder", "--out", "x", "--cohort", "nowhere"], "nowhere holds no finished cohort"),
         (["finetune", "--out", "x", "--cohort", "c", "--fit.learning-rate", "-1"], "--fit.learning-rate must be positive"),
         (["report", "nowhere"], "nowhere is not the folder of a run"),
@@ -59,8 +59,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_json_mode_writes_events_alone(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "auricle", "cohort", "--out", str(tmp_path / "c"), "--json", "--size", "32", "32", "32", "--spacing",
-               "5", "5", "5", "--margin", "0", "0", "0", "--workers", "2", "data:virtual-data", "--data.patients", "3"]  # fmt: skip
+               "5", "5", "5", "--margin", "0", "0", "0", "--workers", "2", "data:virtual-data", "--data.patients", "4"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert events[-1]["event"] == "progress"
-    assert events[-1]["done"] == events[-1]["total"] == 3
+    assert events[-1]["done"] == events[-1]["total"] == 4

@@ -35,7 +35,7 @@ def tiny() -> recipes.Recipe:
         cohort=replace(demo.cohort, data=VirtualData(patients=8, seed=3), size=(32, 32, 32), spacing=(5.0, 5.0, 5.0), margin=(4, 4, 4), workers=1),
         autoencoder=replace(demo.autoencoder, network=AutoencoderConfig(channels=(8, 16), blocks=1), patch=(16, 16, 16), fit=fit),
         diffusion=replace(demo.diffusion, network=DenoiserConfig(channels=(8, 16), blocks=1), views=2, fit=replace(fit, ema_decay=0.9)),
-        generate=replace(demo.generate, count=18, steps=3, batch_size=4),
+        generate=replace(demo.generate, steps=3, batch_size=4),
         pretrain=replace(demo.pretrain, network=network, fit=fit),
         finetune=replace(demo.finetune, network=network, fit=fit),
     )  # fmt: skip
@@ -92,7 +92,7 @@ def test_generation_resumes_after_a_kill(whole: Path, tmp_path: Path) -> None:
     before = (out / "labels" / "generated-3-0004.nii.gz").stat().st_mtime_ns
     step = next(s for s in recipes.steps(tiny(), whole, None, 3, Hardware(accelerator="cpu")) if s.name == "generate")
     generate.run(step.config, out)
-    assert len(generated_pairs(out)) == 18
+    assert len(generated_pairs(out)) == len(generated_pairs(whole / "generate"))
     assert (out / "labels" / "generated-3-0004.nii.gz").stat().st_mtime_ns == before
     assert read_json(out / "pairs.json")["pairs"] == read_json(whole / "generate" / "pairs.json")["pairs"]
 
@@ -120,7 +120,7 @@ def test_arms_train_on_what_they_should(whole: Path) -> None:
 
 
 def test_no_patient_is_in_two_splits(whole: Path) -> None:
-    ids = [cohort_pairs(whole / "cohort", split).ids for split in ("train", "validation", "test")]
+    ids = [[i.id for i in cohort_pairs(whole / "cohort", split).items] for split in ("train", "validation", "test")]
     assert len({i for part in ids for i in part}) == sum(map(len, ids)) == 8
     assert all(ids)
 

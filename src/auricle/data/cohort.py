@@ -6,15 +6,19 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from auricle.core import progress
+from auricle.core.anatomy import ID
 from auricle.core.case import Case
 from auricle.core.config import digest
 from auricle.core.errors import InputError
 from auricle.core.seeds import numpy_generator
-from auricle.data.folder import PairPath, find_pairs, read_pair
+from auricle.data.folder import PairPath, content_hash, find_pairs, read_pair
 from auricle.data.preprocess import ModelGrid, heart_center, orient, window
 from auricle.phantom import virtual_patient
 
 Split = Literal["train", "validation", "test"]
+LEAST_PATIENTS = 4
+"""Two to train (one of them is held out for early stopping), one to validate, one to test."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,8 @@ class VirtualData:
     """Patient k of a seed is the same whatever the count and the grid."""
 
     def __post_init__(self) -> None:
-        if self.patients < 3:
-            raise ValueError(f"--data.patients must be at least 3 (one each to train, validate and test), not {self.patients}")
+        if self.patients < LEAST_PATIENTS:
+            raise ValueError(f"--data.patients must be at least {LEAST_PATIENTS} (two to train, one each to validate and test), not {self.patients}")
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,16 @@ class FolderData:
     path: Path
     """An nnU-Net raw data set, or a folder of image and label pairs."""
     kind: Literal["folder"] = "folder"
+    label_map: str | None = None
+    """What the label files' values mean, e.g. ``1=LV,2=RV``, where a data set names none."""
+    assume_orientation: str | None = None
+    """Axis code such as RAS for NIfTI files that state no orientation."""
+    not_hu: bool = False
+    """Accept images whose values do not look like HU."""
+
+    def __post_init__(self) -> None:
+        if self.label_map is not None:
+            parse_label_map(self.label_map)
 
 
 Data = VirtualData | FolderData
@@ -56,6 +70,17 @@ class Cohort(Protocol):
 
     def load(self, index: int, grid: ModelGrid) -> tuple[Case, list[str]]:
         """Case `index` on `grid` around the heart, and notices for the user."""
+
+
+def parse_label_map(text: str) -> dict[int, int]:
+    """``1=LV,2=RV`` as values to structure ids; raises `ValueError` for anything else."""
+    result: dict[int, int] = {}
+    for part in text.split(","):
+        value, _, key = (p.strip() for p in part.partition("="))
+        if not value.isdigit() or key.upper() not in ID:
+            raise ValueError(f"--label-map: {part!r} is not VALUE=STRUCTURE with a structure of {', '.join(ID)}")
+        result[int(value)] = ID[key.upper()]
+    return result
 
 
 def open_cohort(data: Data) -> Cohort:
@@ -84,42 +109,49 @@ class FolderCohort:
     """Pairs on disk, resampled to the model grid around the labelled heart."""
 
     def __init__(self, data: FolderData) -> None:
-        found = find_pairs(data.path)
+        self._data = data
+        found = find_pairs(data.path, label_map=None if data.label_map is None else parse_label_map(data.label_map))
         self._pairs: list[PairPath] = [p for p in found if p.label is not None]
-        if len(self._pairs) < 3:
-            raise InputError(f"{data.path}: {len(self._pairs)} cases with a label map; at least 3 are needed to train, validate and test")
+        if len(self._pairs) < LEAST_PATIENTS:
+            raise InputError(f"{data.path}: {len(self._pairs)} cases with a label map; at least {LEAST_PATIENTS} are needed")
+        if len(self._pairs) < len(found):
+            progress.notice(f"{data.path}: {len(found) - len(self._pairs)} scans without a label map are left out")
         self.ids = tuple(p.id for p in self._pairs)
         self.patients = tuple(p.patient or p.id for p in self._pairs)
 
     def fingerprint(self) -> str:
         """Names, sizes and modification times: an edited file is read again."""
-        files = [f for p in self._pairs for f in (p.image, p.label) if f is not None]
-        return digest([[str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns] for f in files])
+        files: list[Path] = [f for p in self._pairs for f in (p.image, p.label) if f is not None]
+        return digest([[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files])
 
     def load(self, index: int, grid: ModelGrid) -> tuple[Case, list[str]]:
         """Read pair `index`; raises `InputError` for a pair that cannot be used."""
         pair = self._pairs[index]
-        case, notices = read_pair(pair)
+        case, notices = read_pair(pair, assume_orientation=self._data.assume_orientation, not_hu=self._data.not_hu)
         case = orient(case)
+        case = replace(case, attributes={**case.attributes, "content_sha256": content_hash(case)})
         assert case.label is not None
         center = heart_center(case.label, case.affine)
         if center is None:
-            raise InputError(f"{pair.label}: no chamber and no myocardium is labelled, so the heart cannot be found")
+            # Only vessels or the appendage are labelled: their middle is the best guess.
+            center = heart_center(np.where(case.label > 0, ID["LV"], 0).astype(np.uint8), case.affine)
+        if center is None:
+            raise InputError(f"{pair.label}: nothing is labelled, so the heart cannot be found")
         return window(case, center, grid), notices
 
 
 def split_patients(patients: tuple[str, ...], shares: tuple[float, float, float], seed: int) -> list[Split]:
-    """Assign each case to train, validation or test, whole patients at a time and at least one patient to each.
+    """Assign each case to train, validation or test, whole patients at a time, at least two to train and one to each other.
 
-    `shares` are the parts of the three splits and need not sum to one. Raises `InputError` for fewer than three patients.
+    `shares` are the parts of the three splits and need not sum to one. Raises `InputError` for fewer than four patients.
     """
     unique = sorted(set(patients))
-    if len(unique) < 3:
-        raise InputError(f"{len(unique)} patients cannot be split into train, validation and test")
+    if len(unique) < LEAST_PATIENTS:
+        raise InputError(f"{len(unique)} patients cannot be split into train, validation and test: {LEAST_PATIENTS} are needed")
     order = [unique[i] for i in numpy_generator(seed, "split").permutation(len(unique))]
     share = np.array(shares) / sum(shares)
     validation = max(1, round(share[1] * len(order)))
-    test = min(max(1, round(share[2] * len(order))), len(order) - validation - 1)
+    test = min(max(1, round(share[2] * len(order))), len(order) - validation - 2)
     place: dict[str, Split] = dict.fromkeys(order, "train")
     place.update(dict.fromkeys(order[:test], "test"))
     place.update(dict.fromkeys(order[test : test + validation], "validation"))

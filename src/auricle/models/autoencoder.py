@@ -10,7 +10,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from auricle.core.anatomy import LABEL_COUNT
 from auricle.models.blocks import Conv3d, ResidualBlock, Upsample, group_norm, voxel_shuffle
@@ -97,10 +96,3 @@ def kl_divergence(mean: Tensor, std: Tensor) -> Tensor:
     """KL divergence from the standard normal, averaged over latent elements (Kingma and Welling 2014, appendix B)."""
     return 0.5 * (mean.square() + std.square() - 1.0 - 2.0 * std.clamp_min(1e-8).log()).mean()
 
-
-def pad_to_multiple(x: Tensor, multiple: int, value: float) -> Tensor:
-    """Pad the end of the three last axes to multiples of `multiple`."""
-    pads: list[int] = []
-    for length in reversed(x.shape[2:]):
-        pads += [0, -length % multiple]
-    return F.pad(x, pads, value=value) if any(pads) else x

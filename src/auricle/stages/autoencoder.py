@@ -19,7 +19,7 @@ from auricle.losses.autoencoding import AutoencoderLossConfig, autoencoder_loss
 from auricle.metrics import anatomy, overlap
 from auricle.models.autoencoder import Autoencoder, AutoencoderConfig, kl_divergence
 from auricle.stages.pairs import Pairs, Triple, cohort_pairs
-from auricle.stages.weights import load_state, read_model, save_model
+from auricle.stages.weights import for_inference, load_state, read_model, save_model
 from auricle.training.loop import FitConfig, Hardware, Plan, fit
 
 
@@ -46,6 +46,10 @@ class AutoencoderStage:
     seed: int = 0
     """Seed of everything random."""
 
+    def __post_init__(self) -> None:
+        if self.patch is not None and any(n % self.network.downsampling for n in self.patch):
+            raise ValueError(f"--patch must be multiples of {self.network.downsampling} for this network, not {self.patch}")
+
 
 def run(config: AutoencoderStage, out: Path) -> Path:
     """Train into `out`: the model, and ``assessment.json`` with its round trip on held-out cases. Returns `out`."""
@@ -70,7 +74,7 @@ def load(folder: Path) -> Autoencoder:
     facts, state, _ = read_model(folder, "autoencoder")
     network = Autoencoder(from_json(AutoencoderConfig, facts["network"]))
     load_state(network, state, folder)
-    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload,no-any-return]
+    return for_inference(network)
 
 
 def assess(network: nn.Module, pairs: Pairs) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ import numpy as np
 
 from auricle.core import progress
 from auricle.core.anatomy import STRUCTURES
-from auricle.core.errors import InputError
-from auricle.core.files import atomic_path, write_json
+from auricle.core.files import atomic_path, read_json, write_json
 from auricle.core.runs import Run
 from auricle.data.cohort import Data, VirtualData, open_cohort, split_patients
+from auricle.data.folder import check_duplicates
 from auricle.data.preprocess import ModelGrid
 
 Triple = tuple[int, int, int]
@@ -73,7 +72,7 @@ def run(config: CohortConfig, out: Path) -> Path:
         for text in notices:
             progress.notice(text)
     cases = [{"id": cohort.ids[i], "patient": cohort.patients[i], "split": splits[i], **records[i]} for i in range(len(cohort.ids))]
-    _refuse_duplicates(cases)
+    check_duplicates({c["id"]: c["attributes"]["content_sha256"] for c in cases if "content_sha256" in c["attributes"]})
     write_json(out / "cases.json", {"size": config.size, "spacing": config.spacing, "margin": config.margin, "cases": cases})
     this.finish(cases=len(cases))
     return out
@@ -94,6 +93,9 @@ def _prepare(job: tuple[CohortConfig, Path, int]) -> tuple[int, dict[str, Any], 
     """Bring one case to the grid and store it; returns its index, its record for cases.json and notices."""
     config, out, index = job
     cohort = open_cohort(config.data)
+    record_path = out / "records" / f"{cohort.ids[index]}.json"
+    if record_path.exists():
+        return index, read_json(record_path), []
     case, notices = cohort.load(index, config.wide)
     assert case.label is not None
     image = np.clip(np.rint(case.image), -1024, 3071).astype(np.int16)
@@ -101,15 +103,8 @@ def _prepare(job: tuple[CohortConfig, Path, int]) -> tuple[int, dict[str, Any], 
         with atomic_path(out / folder / f"{case.id}.npy") as temporary, temporary.open("wb") as handle:
             np.save(handle, array, allow_pickle=False)
     present = [s.key for s in STRUCTURES if (case.label == s.id).any()]
-    return index, {
-        "affine": case.affine.tolist(), "attributes": dict(case.attributes), "structures": present,
-        "sha256": sha256(image.tobytes()).hexdigest(),
-    }, notices  # fmt: skip
+    record = {"affine": case.affine.tolist(), "attributes": dict(case.attributes), "structures": present}
+    # Written last: its presence says that the case is whole.
+    write_json(record_path, record)
+    return index, record, notices
 
-
-def _refuse_duplicates(cases: list[dict[str, Any]]) -> None:
-    seen: dict[str, dict[str, Any]] = {}
-    for case in cases:
-        other = seen.setdefault(case["sha256"], case)
-        if other is not case:
-            raise InputError(f"{case['id']} and {other['id']} hold the same scan: remove one of them")

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from auricle.models.autoencoder import Autoencoder
 from auricle.models.denoiser import Denoiser, DenoiserConfig
 from auricle.stages import autoencoder as autoencoder_stage
 from auricle.stages.pairs import Pairs, cohort_pairs
-from auricle.stages.weights import load_state, read_model, save_model
+from auricle.stages.weights import for_inference, load_state, read_model, save_model
 from auricle.training import checkpoint
 from auricle.training.loop import FitConfig, Hardware, Plan, fit
 
@@ -107,7 +106,7 @@ class LatentModel:
 
     def unwhiten(self, x: Tensor) -> Tensor:
         """Whitened (N, C, X, Y, Z) to latents of the autoencoder."""
-        return x * self.scale + self.mean
+        return x * self.scale.to(x) + self.mean.to(x)
 
 
 def load(folder: Path) -> LatentModel:
@@ -116,8 +115,7 @@ def load(folder: Path) -> LatentModel:
     c, x, y, z = facts["latent_shape"]
     network = Denoiser(from_json(DenoiserConfig, facts["network"]), c)
     load_state(network, state, folder)
-    network.eval().requires_grad_(False).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    return LatentModel(network, facts["parameterization"], (c, x, y, z), extra["mean"], extra["scale"])
+    return LatentModel(for_inference(network), facts["parameterization"], (c, x, y, z), extra["mean"], extra["scale"])
 
 
 def whitening(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,5 +148,7 @@ def _encode(encoder: Autoencoder, pairs: Pairs, index: int, view: int, config: D
         image, label = pairs.plain(index)
     else:
         image, label = pairs.batch([index], config.augment, torch_generator(config.seed, "view", index, view))
-    posterior: Any = encoder.encode(image.contiguous(memory_format=torch.channels_last_3d), pack(label))
-    return posterior[0].contiguous(), posterior[1].contiguous()
+    device = next(encoder.parameters()).device
+    image = image.to(device, memory_format=torch.channels_last_3d)
+    mean, std = encoder.encode(image, pack(label.to(device)))
+    return mean.cpu().contiguous(), std.cpu().contiguous()

@@ -10,10 +10,9 @@ import numpy as np
 
 from auricle.core import progress
 from auricle.core.anatomy import KEYS
-from auricle.core.files import read_json, write_json, write_text
+from auricle.core.files import write_json, write_text
 from auricle.core.runs import Run, finished
 from auricle.data.nifti import write_nifti
-from auricle.data.preprocess import ModelGrid
 from auricle.metrics import overlap
 from auricle.metrics.anatomy import volumes_ml
 from auricle.metrics.surface import surface_scores
@@ -45,13 +44,13 @@ def run(config: EvaluateStage, out: Path) -> Path:
     network, grid = finetune.load(config.model)
     pairs = cohort_pairs(config.cohort, "test")
     this.begin()
-    affine = ModelGrid(grid.size, grid.spacing).affine(np.zeros(3))
     rows: list[dict[str, Any]] = []
     for i in progress.track(range(len(pairs)), f"evaluate {out.name}", len(pairs)):
         image, label = pairs.plain(i)
         prediction = finetune.predict(network, image).numpy()
-        write_nifti(out / "predictions" / f"{pairs.ids[i]}.nii.gz", prediction, affine, dtype=np.uint8)
-        rows += score(pairs.ids[i], prediction, label[0].numpy(), grid.spacing, config.tolerance_mm)
+        item = pairs.items[i]
+        write_nifti(out / "predictions" / f"{item.id}.nii.gz", prediction, item.affine, dtype=np.uint8)
+        rows += score(item.id, prediction, label[0].numpy(), grid.spacing, config.tolerance_mm)
     write_rows(out / "cases.csv", rows)
     write_json(out / "summary.json", summarize(rows))
     this.finish(cases=len(pairs))
@@ -92,9 +91,3 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
         writer.writerow({k: "" if row[k] is None else round(row[k], 6) if isinstance(row[k], float) else row[k] for k in COLUMNS})
     write_text(path, text.getvalue())
 
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """summary.json of a finished evaluation."""
-    finished(folder, "evaluate")
-    summary: dict[str, Any] = read_json(folder / "summary.json")
-    return summary

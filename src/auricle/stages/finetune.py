@@ -18,8 +18,8 @@ from auricle.losses.segmentation import dice_cross_entropy
 from auricle.metrics import overlap
 from auricle.models.segmenter import Segmenter, SegmenterConfig
 from auricle.stages.pairs import Grid, Pairs, Triple, cohort_pairs, generated_pairs
-from auricle.stages.pretrain import hold_out
-from auricle.stages.weights import load_state, read_model, save_model
+from auricle.stages.pretrain import check_patch, hold_out
+from auricle.stages.weights import for_inference, load_state, read_model, save_model
 from auricle.training.loop import FitConfig, Hardware, Plan, fit
 
 
@@ -53,6 +53,7 @@ class FinetuneStage:
     def __post_init__(self) -> None:
         if self.ratio < 0:
             raise ValueError(f"--ratio must not be negative, is {self.ratio}")
+        check_patch(self.patch, self.network)
 
 
 def run(config: FinetuneStage, out: Path) -> Path:
@@ -129,8 +130,7 @@ def load(folder: Path) -> tuple[Segmenter, Grid]:
     facts, state, _ = read_model(folder, "finetune")
     network = Segmenter(from_json(SegmenterConfig, facts["network"]), outputs=LABEL_COUNT)
     load_state(network, state, folder)
-    network.eval().requires_grad_(False).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    return network, from_json(Grid, facts["grid"])
+    return for_inference(network), from_json(Grid, facts["grid"])
 
 
 def identity(folder: Path) -> str:

@@ -100,7 +100,7 @@ def sample_latents(model: LatentModel, config: GenerateStage, indices: list[int]
     sigmas = sigmas_for(model.parameterization, config.sampler, config.steps)
     generators = [torch_generator(config.seed, "generate", i) for i in indices]
     noise = torch.stack([torch.randn(model.latent_shape, generator=g) for g in generators])
-    noise = noise.contiguous(memory_format=torch.channels_last_3d)
+    noise = noise.to(next(model.network.parameters()).device, memory_format=torch.channels_last_3d)
     denoise = denoiser(model.network, parameterization(model.parameterization))
     x = sample(config.sampler, denoise, noise * sigmas[0].float(), sigmas, generators)
     return model.unwhiten(x)
@@ -110,8 +110,8 @@ def sample_latents(model: LatentModel, config: GenerateStage, indices: list[int]
 def decode(network: Autoencoder, latent: Tensor) -> tuple[Any, Any]:
     """Image (X, Y, Z) in HU, int16, and label map (X, Y, Z) of one latent (C, ..)."""
     image, label = network.decode(latent[None].contiguous(memory_format=torch.channels_last_3d))
-    hu = np.clip(np.rint(to_hu(image[0, 0].numpy())), -1024, 3071).astype(np.int16)
-    return hu, decode_label(label)[0].numpy()
+    hu = np.clip(np.rint(to_hu(image[0, 0].float().cpu().numpy())), -1024, 3071).astype(np.int16)
+    return hu, decode_label(label)[0].cpu().numpy()
 
 
 def _write_pair(out: Path, name: str, image: Any, label: Any, grid: ModelGrid) -> None:

@@ -15,7 +15,7 @@ from auricle.core.runs import finished
 from auricle.data import augment
 from auricle.data.augment import AugmentConfig
 from auricle.data.nifti import read_nifti
-from auricle.data.preprocess import to_network
+from auricle.data.preprocess import ModelGrid, to_network
 
 MEMORY_BYTES = 4 * 2**30
 """Pairs are kept in memory up to this size and read again and again beyond it."""
@@ -31,21 +31,33 @@ class Grid:
     spacing: tuple[float, float, float]
 
 
+@dataclass(frozen=True)
+class Item:
+    """Where one pair lies."""
+
+    id: str
+    patient: str
+    image: Path
+    label: Path
+    affine: Any
+    """Voxel index of the model grid to RAS mm, (4, 4)."""
+
+
 class Pairs:
     """A sequence of (image HU, label map) tensors, both (X, Y, Z); images may be wider than the model grid."""
 
-    def __init__(self, files: Sequence[tuple[Path, Path]], ids: Sequence[str], grid: Grid) -> None:
-        self.files, self.ids, self.grid = list(files), list(ids), grid
+    def __init__(self, items: Sequence[Item], grid: Grid) -> None:
+        self.items, self.grid = list(items), grid
         self._cache: dict[int, tuple[Tensor, Tensor]] = {}
         self._room = MEMORY_BYTES
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         if index in self._cache:
             return self._cache[index]
-        image, label = (_read(path) for path in self.files[index])
+        image, label = (_read(path) for path in (self.items[index].image, self.items[index].label))
         pair = torch.from_numpy(image.astype(np.int16, copy=False)), torch.from_numpy(label.astype(np.uint8, copy=False))
         self._room -= image.nbytes + label.nbytes
         if self._room > 0:
@@ -54,11 +66,11 @@ class Pairs:
 
     def __add__(self, other: "Pairs") -> "Pairs":
         assert self.grid == other.grid, "pairs of different grids cannot be mixed"
-        return Pairs(self.files + other.files, self.ids + other.ids, self.grid)
+        return Pairs(self.items + other.items, self.grid)
 
     def take(self, indices: Sequence[int]) -> "Pairs":
         """The pairs at `indices`."""
-        return Pairs([self.files[i] for i in indices], [self.ids[i] for i in indices], self.grid)
+        return Pairs([self.items[i] for i in indices], self.grid)
 
     def plain(self, index: int) -> tuple[Tensor, Tensor]:
         """Pair `index` on the model grid: network units (1, 1, X, Y, Z) and label (1, X, Y, Z)."""
@@ -97,18 +109,25 @@ def cohort_pairs(folder: Path, *splits: Literal["train", "validation", "test"]) 
     """The pairs of a prepared cohort that belong to `splits`."""
     finished(folder, "cohort")
     table: dict[str, Any] = read_json(folder / "cases.json")
-    ids = [c["id"] for c in table["cases"] if c["split"] in splits]
-    files = [(folder / "images" / f"{i}.npy", folder / "labels" / f"{i}.npy") for i in ids]
-    return Pairs(files, ids, _grid(table))
+    items = []
+    for case in table["cases"]:
+        if case["split"] in splits:
+            image, label = (folder / kind / f"{case['id']}.npy" for kind in ("images", "labels"))
+            affine = np.array(case["affine"])
+            affine[:3, 3] = (affine @ [*table["margin"], 1.0])[:3]
+            items.append(Item(case["id"], case["patient"], image, label, affine))
+    return Pairs(items, _grid(table))
 
 
 def generated_pairs(folder: Path) -> Pairs:
     """The pairs that `auricle generate` wrote to `folder`."""
     finished(folder, "generate")
     table: dict[str, Any] = read_json(folder / "pairs.json")
+    grid = _grid(table)
+    affine = ModelGrid(grid.size, grid.spacing).affine(np.zeros(3))
     ids = [p["id"] for p in table["pairs"]]
-    files = [(folder / "images" / f"{i}.nii.gz", folder / "labels" / f"{i}.nii.gz") for i in ids]
-    return Pairs(files, ids, _grid(table))
+    items = [Item(i, i, folder / "images" / f"{i}.nii.gz", folder / "labels" / f"{i}.nii.gz", affine) for i in ids]
+    return Pairs(items, grid)
 
 
 def _grid(table: dict[str, Any]) -> Grid:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from auricle.core import progress
+from auricle.core.errors import InputError
 from auricle.core.runs import Run, finished
 from auricle.core.seeds import epoch_order, torch_generator
 from auricle.data.augment import AugmentConfig
@@ -44,6 +45,7 @@ class PretrainStage:
     def __post_init__(self) -> None:
         if self.generated is None and self.cohort is None:
             raise ValueError("give --generated, --cohort or both: pre-training needs images")
+        check_patch(self.patch, self.network)
 
 
 def run(config: PretrainStage, out: Path) -> Path:
@@ -83,11 +85,22 @@ def reconstruction_error(network: nn.Module, image: Tensor, mask: MaskConfig, ge
     return F.mse_loss(network(apply_mask(image, hidden.to(device))), image)
 
 
+def check_patch(patch: Triple | None, network: SegmenterConfig) -> None:
+    """Raise `ValueError` for patches that the network cannot halve as often as it wants to."""
+    if patch is not None and any(n % network.multiple for n in patch):
+        raise ValueError(f"--patch must be multiples of {network.multiple} for this network, not {patch}")
+
+
 def hold_out(pairs: Pairs, seed: int, share: float = 0.1) -> tuple[Pairs, Pairs]:
-    """Training part and the `share` (at least one) held out for early stopping, the paper's 10%."""
-    order = epoch_order(len(pairs), seed, 0)
-    count = max(1, round(share * len(pairs)))
-    return pairs.take(order[count:]), pairs.take(order[:count])
+    """Training part and the `share` (at least one patient) held out for early stopping, the paper's 10%; whole patients at a time."""
+    patients = sorted({item.patient for item in pairs.items})
+    if len(patients) < 2:
+        raise InputError("one patient cannot both train and be held out for early stopping: at least 2 are needed")
+    order = epoch_order(len(patients), seed, 0)
+    chosen = {patients[i] for i in order[: max(1, round(share * len(patients)))]}
+    places = range(len(pairs))
+    return (pairs.take([i for i in places if pairs.items[i].patient not in chosen]),
+            pairs.take([i for i in places if pairs.items[i].patient in chosen]))  # fmt: skip
 
 
 def _images(config: PretrainStage) -> Pairs:

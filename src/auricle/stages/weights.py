@@ -1,8 +1,9 @@
 """Finished models in a run folder: ``model.safetensors`` with a ``model.json`` that says what it is and proves it unaltered."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from auricle.core.config import to_json
@@ -10,6 +11,8 @@ from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
 from auricle.core.runs import Run, finished
 from auricle.training import checkpoint
+
+N = TypeVar("N", bound=nn.Module)
 
 
 def save_model(run: Run, network: nn.Module, facts: dict[str, Any], extra: dict[str, Tensor] | None = None) -> None:
@@ -31,6 +34,13 @@ def read_model(folder: Path, stage: str) -> tuple[dict[str, Any], dict[str, Tens
     if checkpoint.weights_hash(tensors) != facts.get("sha256"):
         raise InputError(f"{folder}/model.safetensors is not the file that model.json describes: its hash differs")
     return facts, checkpoint.subset("network", tensors), checkpoint.subset("extra", tensors)
+
+
+def for_inference(network: N) -> N:
+    """The network on the GPU where there is one, frozen, in the memory layout that is fastest there."""
+    network.eval().requires_grad_(False)
+    network.to("cuda" if torch.cuda.is_available() else "cpu").to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return network
 
 
 def load_state(network: nn.Module, state: dict[str, Tensor], folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The fit loop of every stage: deterministic by step, resumable, with early stopping and the best weights kept.
 
-Each step draws from generators seeded by (seed, step, rank), so a run that is killed and started again takes the same steps as one that was
-never broken; on a CPU its weights are bit-identical. lightning-fabric owns device, precision and the processes.
+Each step draws from generators seeded by (seed, step), so a run that is killed and started again takes the same steps as one that was
+never broken; on a CPU its weights are bit-identical. lightning-fabric owns device and precision.
 """
 
 import math
@@ -36,7 +36,7 @@ class FitConfig:
     epochs: int | None = None
     """Passes over the training items at most; None leaves the limit to `steps`."""
     batch_size: int = 2
-    """Items a step, over all devices."""
+    """Items a step."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """AdamW as in the paper, or Muon for the inner weights and AdamW for the rest, which learns in fewer steps."""
     learning_rate: float = 1e-3
@@ -73,21 +73,12 @@ class Hardware:
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Kind of device; auto takes a GPU where there is one."""
-    devices: int = 1
-    """Devices on this machine."""
-    nodes: int = 1
-    """Machines."""
-    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    """How several devices share the work."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Arithmetic; bf16-mixed on recent GPUs. CPUs are fastest in 32-true."""
 
     def fabric(self) -> Fabric:
-        """A launched Fabric for this hardware."""
-        fabric = Fabric(accelerator=self.accelerator, devices=self.devices, num_nodes=self.nodes,
-                        strategy=self.strategy, precision=self.precision)  # fmt: skip
-        fabric.launch()
-        return fabric
+        """A Fabric of one device for this hardware."""
+        return Fabric(accelerator=self.accelerator, devices=1, precision=self.precision)
 
 
 @dataclass(frozen=True)
@@ -114,15 +105,14 @@ def fit(run: Run, network: nn.Module, plan: Plan, config: FitConfig, hardware: H
     epoch_steps = max(1, math.ceil(plan.items / config.batch_size))
     total = min(config.steps or 2**62, (config.epochs or 2**62) * epoch_steps)
     every = config.validate_every or epoch_steps
-    step = _resume(run, network, optimizers, ema, stopping, fabric)
-    averages: dict[str, float] = {}
+    step, averages = _resume(run, network, optimizers, ema, stopping)
     with progress.bar(name, total, step) as update:
         while step < total and not stopping.exhausted:
             module.train()
             _set_rate(optimizers, config, step, total)
-            torch.manual_seed(derive(seed, "torch", step, fabric.global_rank))
-            indices = _indices(plan.items, config.batch_size, seed, step, fabric.global_rank, fabric.world_size)
-            terms = plan.loss(module, indices, torch_generator(seed, "step", step, fabric.global_rank))
+            torch.manual_seed(derive(seed, "torch", step))
+            indices = batch_indices(plan.items, config.batch_size, seed, step)
+            terms = plan.loss(module, indices, torch_generator(seed, "step", step))
             fabric.backward(terms["loss"])
             fabric.clip_gradients(module, optimizers[0], max_norm=config.clip_norm, error_if_nonfinite=False)
             for optimizer in optimizers:
@@ -136,24 +126,19 @@ def fit(run: Run, network: nn.Module, plan: Plan, config: FitConfig, hardware: H
                 raise InputError(f"{name}: the loss is not finite at step {step}: lower --fit.learning-rate (now {config.learning_rate})")
             update(step, {"loss": averages["loss"], **({plan.monitor: stopping.best} if stopping.best is not None else {})})
             if step % every == 0 or step == total:
-                _validate(run, network, module, plan, ema, stopping, step, averages, fabric)
+                _validate(run, network, module, plan, ema, stopping, step, averages)
             if step % every == 0 or step == total or step % config.checkpoint_every == 0:
-                _save(run, network, optimizers, ema, stopping, step, fabric)
-    fabric.barrier()
+                _save(run, network, optimizers, ema, stopping, step, averages)
     best, _ = checkpoint.load(run.folder / "best.safetensors")
     network.load_state_dict(best)
     network.eval()
     return {"steps": step, "best_step": stopping.best_step, plan.monitor: stopping.best, "stopped_early": step < total}
 
 
-def _indices(items: int, batch_size: int, seed: int, step: int, rank: int, world: int) -> list[int]:
-    """This rank's share of the batch of `step`: every epoch visits each item once, in an order of its own."""
-    first = step * batch_size
-    chosen = []
-    for position in range(first + rank, first + batch_size, world):
-        epoch, place = divmod(position, items)
-        chosen.append(epoch_order(items, seed, epoch)[place])
-    return chosen
+def batch_indices(items: int, batch_size: int, seed: int, step: int) -> list[int]:
+    """The items of the batch of `step`: every epoch visits each item once, in an order of its own."""
+    places = [divmod(position, items) for position in range(step * batch_size, (step + 1) * batch_size)]
+    return [epoch_order(items, seed, epoch)[place] for epoch, place in places]
 
 
 def _optimizers(network: nn.Module, config: FitConfig) -> list[torch.optim.Optimizer]:
@@ -180,7 +165,7 @@ def _average(old: dict[str, float], new: dict[str, float]) -> dict[str, float]:
 
 def _validate(
     run: Run, network: nn.Module, module: nn.Module, plan: Plan, ema: EMA | None,
-    stopping: Stopping, step: int, averages: dict[str, float], fabric: Fabric,
+    stopping: Stopping, step: int, averages: dict[str, float],
 ) -> None:  # fmt: skip
     """Judge the weights (the averaged ones where there are any); keep them where they are the best so far."""
     raw = {k: v.detach().clone() for k, v in network.state_dict().items()}
@@ -190,34 +175,32 @@ def _validate(
     with torch.no_grad():
         values = plan.validate(module)
     better = stopping.update(values[plan.monitor], step)
-    if fabric.is_global_zero:
-        run.log(step=step, **{f"train_{k}": v for k, v in averages.items()}, **{f"validation_{k}": v for k, v in values.items()})
-        if better or not (run.folder / "best.safetensors").exists():
-            checkpoint.save(run.folder / "best.safetensors", network.state_dict(), {"step": step})
+    run.log(step=step, **{f"train_{k}": v for k, v in averages.items()}, **{f"validation_{k}": v for k, v in values.items()})
+    if better or not (run.folder / "best.safetensors").exists():
+        checkpoint.save(run.folder / "best.safetensors", network.state_dict(), {"step": step})
     network.load_state_dict(raw)
 
 
-def _save(run: Run, network: nn.Module, optimizers: list[Any], ema: EMA | None, stopping: Stopping, step: int, fabric: Fabric) -> None:
-    if not fabric.is_global_zero:
-        return
+def _save(
+    run: Run, network: nn.Module, optimizers: list[Any], ema: EMA | None, stopping: Stopping, step: int, averages: dict[str, float]
+) -> None:
     tensors = checkpoint.prefixed("network", network.state_dict())
     for i, optimizer in enumerate(optimizers):
         tensors |= checkpoint.prefixed(f"optimizer{i}", checkpoint.optimizer_tensors(optimizer))
     if ema:
         tensors |= checkpoint.prefixed("ema", ema.shadow)
-    facts = {"step": step, "best": stopping.best, "best_step": stopping.best_step, "waited": stopping.waited}
+    facts = {"step": step, "best": stopping.best, "best_step": stopping.best_step, "waited": stopping.waited, "averages": averages}
     checkpoint.save(run.folder / "last.safetensors", tensors, facts)
     run.save_time()
 
 
-def _resume(run: Run, network: nn.Module, optimizers: list[Any], ema: EMA | None, stopping: Stopping, fabric: Fabric) -> int:
-    """Restore everything from the last checkpoint; returns the step to go on from, 0 where there is none."""
+def _resume(run: Run, network: nn.Module, optimizers: list[Any], ema: EMA | None, stopping: Stopping) -> tuple[int, dict[str, float]]:
+    """Restore everything from the last checkpoint; returns the step to go on from (0 where there is none) and the running averages."""
     path = run.folder / "last.safetensors"
     if not path.exists():
-        if fabric.is_global_zero:
-            run.rewind(0)
-            (run.folder / "best.safetensors").unlink(missing_ok=True)
-        return 0
+        run.rewind(0)
+        (run.folder / "best.safetensors").unlink(missing_ok=True)
+        return 0, {}
     tensors, facts = checkpoint.load(path)
     network.load_state_dict(checkpoint.subset("network", tensors))
     for i, optimizer in enumerate(optimizers):
@@ -225,7 +208,6 @@ def _resume(run: Run, network: nn.Module, optimizers: list[Any], ema: EMA | None
     if ema:
         ema.load(checkpoint.subset("ema", tensors))
     stopping.best, stopping.best_step, stopping.waited = facts["best"], facts["best_step"], facts["waited"]
-    if fabric.is_global_zero:
-        run.rewind(facts["step"])
-        progress.report(f"{run.folder}: resumed at step {facts['step']}")
-    return int(facts["step"])
+    run.rewind(facts["step"])
+    progress.report(f"{run.folder}: resumed at step {facts['step']}")
+    return int(facts["step"]), dict(facts["averages"])
