@@ -102,10 +102,10 @@ def demo() -> Recipe:
         diffusion=DiffusionStage(
             _ELSEWHERE, _ELSEWHERE, network=DenoiserConfig(channels=(24, 48, 96), blocks=1), views=8,
             augment=AugmentConfig(location_crop_probability=1.0, shift_mm=5.0, rotation_degrees=4.0, scale=0.06),
-            fit=FitConfig(steps=700, batch_size=8, optimizer="muon", learning_rate=2e-3, schedule="one-cycle", ema_decay=0.99,
-                          validate_every=175),
+            fit=FitConfig(steps=840, batch_size=8, optimizer="muon", learning_rate=2e-3, schedule="one-cycle", ema_decay=0.99,
+                          validate_every=210),
         ),
-        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, sampler="heun", steps=15, batch_size=6),
+        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, sampler="dpmpp", steps=20, batch_size=6),
         pretrain=PretrainStage(
             _ELSEWHERE, network=network,
             fit=FitConfig(steps=100, batch_size=2, optimizer="muon", learning_rate=2e-3, schedule="one-cycle", validate_every=50,
@@ -113,7 +113,7 @@ def demo() -> Recipe:
         ),
         finetune=FinetuneStage(
             _ELSEWHERE, network=network,
-            fit=FitConfig(steps=220, batch_size=2, optimizer="muon", learning_rate=3e-3, schedule="one-cycle", validate_every=55,
+            fit=FitConfig(steps=240, batch_size=2, optimizer="muon", learning_rate=3e-3, schedule="one-cycle", validate_every=60,
                           patience=10),
         ),
     )  # fmt: skip
@@ -133,7 +133,7 @@ def laptop() -> Recipe:
             augment=AugmentConfig(location_crop_probability=1.0, shift_mm=8.0, rotation_degrees=4.0, scale=0.06, boost_probability=0.05),
             fit=FitConfig(steps=8000, batch_size=8, learning_rate=6e-4, schedule="one-cycle", ema_decay=0.999, validate_every=1000),
         ),
-        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, sampler="heun", steps=20),
+        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, sampler="dpmpp", steps=30),
         pretrain=PretrainStage(
             _ELSEWHERE, network=network, fit=FitConfig(steps=2000, batch_size=2, learning_rate=1e-3, validate_every=200, patience=50),
         ),

@@ -40,14 +40,26 @@ def test_a_folder_of_another_stage_is_refused(tmp_path: Path) -> None:
 
 def test_a_live_owner_keeps_the_lock_and_a_dead_one_does_not(tmp_path: Path) -> None:
     folder = tmp_path / "r"
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as owner:
-        folder.mkdir()
-        (folder / "lock").write_text(str(owner.pid))
+    code = """
+import sys
+from pathlib import Path
+from auricle.core.runs import Run
+run = Run(Path(sys.argv[1]), "generate", {}, {})
+run.begin()
+print("held", flush=True)
+input()
+"""
+    with subprocess.Popen([sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "held\n"
         with pytest.raises(InputError, match=f"in use by process {owner.pid}"):
             Run(folder, "generate", {}, {}).begin()
         owner.kill()
-    Run(folder, "generate", {}, {}).begin()
+    run = Run(folder, "generate", {}, {})
+    run.begin()
     assert (folder / "lock").read_text() == str(os.getpid())
+    run.finish()
+    assert not (folder / "lock").exists()
 
 
 def test_metrics_rewind_and_survive_a_torn_line(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from auricle.data.augment import AugmentConfig, apply, draw, move_to_patch, paper_generator, plain, segmenter
+from auricle.data.augment import AugmentConfig, anchors, apply, draw, move_to_patch, paper_generator, plain, segmenter
 
 SIZE, SPACING = (16, 20, 24), (2.0, 2.0, 3.0)
 
@@ -104,7 +104,9 @@ def test_a_patch_is_an_exact_crop() -> None:
         image = torch.randint(-500, 500, wide, generator=generator).to(torch.int16)
         label = torch.randint(0, 9, wide, generator=generator).to(torch.uint8)
         for focus in (0.0, 1.0):
-            params = move_to_patch(drawn(AugmentConfig()), label, (16, 16, 16), patch, SPACING, focus, generator)
+            params = move_to_patch(
+                drawn(AugmentConfig()), tuple(label.shape), anchors(label), (16, 16, 16), patch, SPACING, focus, generator
+            )
             moved, picked = apply(params, image, label, patch, SPACING)
             windows = label.unfold(0, patch[0], 1).unfold(1, patch[1], 1).unfold(2, patch[2], 1)
             assert picked is not None
@@ -125,7 +127,9 @@ def test_focused_patches_hold_their_structure() -> None:
     for focus in (1.0, 0.0):
         hits = 0
         for _ in range(40):
-            params = move_to_patch(drawn(AugmentConfig()), label, (32, 32, 32), (8, 8, 8), (2.0, 2.0, 2.0), focus, generator)
+            params = move_to_patch(
+                drawn(AugmentConfig()), (40, 40, 40), anchors(label), (32, 32, 32), (8, 8, 8), (2.0, 2.0, 2.0), focus, generator
+            )
             picked = apply(params, image, label, (8, 8, 8), (2.0, 2.0, 2.0))[1]
             assert picked is not None
             hits += bool((picked == 8).any())
@@ -138,3 +142,12 @@ def test_focused_patches_hold_their_structure() -> None:
 def test_impossible_settings_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="--augment"):
         AugmentConfig(**values)  # type: ignore[arg-type]
+
+
+def test_anchors_lie_in_their_structure() -> None:
+    label = torch.randint(0, 4, (12, 12, 12), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    found = anchors(label, most=50)
+    assert len(found) == 3
+    for value, points in enumerate(found, 1):
+        assert points.shape == (50, 3)
+        assert (label[tuple(points.T)] == value).all()

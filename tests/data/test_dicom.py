@@ -228,7 +228,7 @@ def test_missing_codec_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_missing_pydicom_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     series(tmp_path)
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(InputError, match=r"pip install 'auricle\[dicom\]'"):
+    with pytest.raises(InputError, match=r"pip install pydicom"):
         read_dicom(tmp_path)
 
 

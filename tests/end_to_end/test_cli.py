@@ -64,3 +64,44 @@ def test_json_mode_writes_events_alone(tmp_path: Path) -> None:
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert events[-1]["event"] == "progress"
     assert events[-1]["done"] == events[-1]["total"] == 4
+
+
+def test_run_ends_with_the_path_of_the_report_and_is_repeatable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`auricle run` on a recipe cut down to its first stage: the order of things, run.json and the printed path."""
+    from auricle import recipes
+    from auricle.stages import cohort as cohort_stage
+    from auricle.stages.cohort import CohortConfig
+
+    def short(*arguments: object) -> list[recipes.Step]:
+        from auricle.data.cohort import VirtualData
+
+        config = CohortConfig(VirtualData(patients=4), size=(32, 32, 32), spacing=(5.0, 5.0, 5.0), margin=(0, 0, 0), workers=1)
+        return [recipes.Step("cohort", cohort_stage.run, config, tmp_path / "r" / "cohort")]
+
+    monkeypatch.setattr(cli.recipes, "steps", short)
+    for _ in range(2):
+        cli.main(["run", "--out", str(tmp_path / "r"), "--quiet"])
+        assert capsys.readouterr().out.strip() == str(tmp_path / "r" / "report.html")
+    facts = json.loads((tmp_path / "r" / "run.json").read_text())
+    assert facts["recipe"] == "demo"
+    assert facts["peak_gib"] > 0
+    assert facts["machine"]["cores"] >= 1
+    cli.main(["report", str(tmp_path / "r"), "--json"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["event"] == "finished"
+
+
+def test_flags_of_an_own_cohort_need_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "give --data too" in fails(capsys, "run", "--out", "x", "--label-map", "1=LV")
+
+
+def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def interrupted(*arguments: object) -> list[object]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.recipes, "steps", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["run", "--out", str(tmp_path / "r")])
+    assert stop.value.code == 130
+    assert "run the same command again" in capsys.readouterr().err

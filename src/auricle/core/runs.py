@@ -6,6 +6,7 @@
     done.json        written last: the fingerprint of the configuration, and the seconds it took
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ class Run:
         self.description = {"stage": stage, "config": configs.to_json(config), "inputs": dict(inputs)}
         self.fingerprint = configs.digest(self.description)
         self._started = time.monotonic()
+        self._descriptor: int | None = None
 
     @property
     def done(self) -> bool:
@@ -65,6 +67,9 @@ class Run:
     def release(self) -> None:
         """Give the lock back."""
         (self.folder / "lock").unlink(missing_ok=True)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def seconds(self) -> float:
         """Seconds spent on this run in all sittings."""
@@ -91,17 +96,20 @@ class Run:
             write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def _lock(self) -> None:
+        """An advisory lock that the system drops when its owner dies, so that a killed run never locks its folder."""
         lock = self.folder / "lock"
-        for _ in range(2):
-            try:
-                with lock.open("x", encoding="utf-8") as handle:
-                    handle.write(str(os.getpid()))
-                return
-            except FileExistsError:
-                owner = lock.read_text(encoding="utf-8").strip()
-                if owner.isdigit() and int(owner) != os.getpid() and _alive(int(owner)):
-                    raise InputError(f"{self.folder} is in use by process {owner}") from None
-                lock.unlink(missing_ok=True)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            owner = lock.read_text(encoding="utf-8").strip()
+            if owner != str(os.getpid()):
+                raise InputError(f"{self.folder} is in use by process {owner}") from None
+            return
+        os.truncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        self._descriptor = descriptor
 
 
 def fingerprint_of(folder: Path) -> str | None:
@@ -142,12 +150,3 @@ def _description_of(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}/config.json is not a run's configuration")
     return description
 
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

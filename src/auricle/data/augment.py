@@ -195,20 +195,28 @@ def _intensity(params: Draw, image: Tensor) -> Tensor:
     return image
 
 
-def move_to_patch(
-    params: Draw, label: Tensor, size: Triple, patch: Triple, spacing: tuple[float, float, float], focus: float, generator: torch.Generator
-) -> Draw:
-    """The same draw, moved so that its view of `patch` voxels lies somewhere in the central `size` voxels of the pair.
+def anchors(label: Tensor, most: int = 256) -> list[Tensor]:
+    """Up to `most` voxels, evenly chosen, of every structure in a label map (X, Y, Z): one (n, 3) tensor of indices each."""
+    found = []
+    for value in torch.bincount(label.flatten(), minlength=2)[1:].nonzero()[:, 0] + 1:
+        voxels = (label == value).nonzero()
+        found.append(voxels[torch.linspace(0, len(voxels) - 1, min(most, len(voxels))).long()].clone())
+    return found
 
-    With probability `focus` the patch is centered on a voxel of a structure drawn at random (small structures then get as many patches as
-    large ones); otherwise anywhere.
+
+def move_to_patch(
+    params: Draw, shape: tuple[int, ...], points: list[Tensor], size: Triple, patch: Triple, spacing: tuple[float, float, float],
+    focus: float, generator: torch.Generator,
+) -> Draw:  # fmt: skip
+    """The same draw, moved so that its view of `patch` voxels lies somewhere in the central `size` voxels of a pair of that `shape`.
+
+    With probability `focus` the patch is centered on one of the `points` (see `anchors`) of a structure drawn at random: small structures
+    then get as many patches as large ones. Otherwise it lies anywhere.
     """
     focused, place = torch.rand(2, generator=generator).tolist()
-    present = torch.bincount(label.flatten(), minlength=2)[1:].nonzero()[:, 0] + 1
-    wide = torch.tensor(label.shape)
-    if focused < focus and len(present):
-        value = present[int(place * len(present))]
-        voxels = (label == value).nonzero()
+    wide = torch.tensor(shape)
+    if focused < focus and points:
+        voxels = points[int(place * len(points))]
         center = voxels[int(torch.randint(0, len(voxels), (), generator=generator))].double()
     else:
         free = torch.tensor([max(n - p, 0) for n, p in zip(size, patch, strict=True)])

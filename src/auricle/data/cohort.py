@@ -6,7 +6,6 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from auricle.core import progress
 from auricle.core.anatomy import ID
 from auricle.core.case import Case
 from auricle.core.config import digest
@@ -64,6 +63,8 @@ class Cohort(Protocol):
     ids: tuple[str, ...]
     patients: tuple[str, ...]
     """Patient of each case: no patient is ever in two splits."""
+    notices: tuple[str, ...]
+    """What the user should know about the cohort as a whole."""
 
     def fingerprint(self) -> str:
         """Changes whenever a case of the cohort does."""
@@ -77,9 +78,9 @@ def parse_label_map(text: str) -> dict[int, int]:
     result: dict[int, int] = {}
     for part in text.split(","):
         value, _, key = (p.strip() for p in part.partition("="))
-        if not value.isdigit() or key.upper() not in ID:
-            raise ValueError(f"--label-map: {part!r} is not VALUE=STRUCTURE with a structure of {', '.join(ID)}")
-        result[int(value)] = ID[key.upper()]
+        if not value.isdigit() or (key != "0" and key.upper() not in ID):
+            raise ValueError(f"--label-map: {part!r} is not VALUE=STRUCTURE with a structure of {', '.join(ID)}, or 0 to drop the value")
+        result[int(value)] = 0 if key == "0" else ID[key.upper()]
     return result
 
 
@@ -95,6 +96,7 @@ class VirtualCohort:
         self._seed = data.seed
         self.ids = tuple(f"virtual-{data.seed}-{i:04d}" for i in range(data.patients))
         self.patients = self.ids
+        self.notices: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
         """Seed and count say it all."""
@@ -114,14 +116,15 @@ class FolderCohort:
         self._pairs: list[PairPath] = [p for p in found if p.label is not None]
         if len(self._pairs) < LEAST_PATIENTS:
             raise InputError(f"{data.path}: {len(self._pairs)} cases with a label map; at least {LEAST_PATIENTS} are needed")
-        if len(self._pairs) < len(found):
-            progress.notice(f"{data.path}: {len(found) - len(self._pairs)} scans without a label map are left out")
+        left_out = len(found) - len(self._pairs)
+        self.notices: tuple[str, ...] = (f"{data.path}: {left_out} scans without a label map are left out",) if left_out else ()
         self.ids = tuple(p.id for p in self._pairs)
         self.patients = tuple(p.patient or p.id for p in self._pairs)
 
     def fingerprint(self) -> str:
         """Names, sizes and modification times: an edited file is read again."""
         files: list[Path] = [f for p in self._pairs for f in (p.image, p.label) if f is not None]
+        files += [f for name in ("dataset.json", "patients.csv") if (f := self._data.path / name).exists()]
         return digest([[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files])
 
     def load(self, index: int, grid: ModelGrid) -> tuple[Case, list[str]]:
@@ -150,7 +153,7 @@ def split_patients(patients: tuple[str, ...], shares: tuple[float, float, float]
         raise InputError(f"{len(unique)} patients cannot be split into train, validation and test: {LEAST_PATIENTS} are needed")
     order = [unique[i] for i in numpy_generator(seed, "split").permutation(len(unique))]
     share = np.array(shares) / sum(shares)
-    validation = max(1, round(share[1] * len(order)))
+    validation = min(max(1, round(share[1] * len(order))), len(order) - 3)
     test = min(max(1, round(share[2] * len(order))), len(order) - validation - 2)
     place: dict[str, Split] = dict.fromkeys(order, "train")
     place.update(dict.fromkeys(order[:test], "test"))

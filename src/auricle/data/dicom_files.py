@@ -109,7 +109,7 @@ def reading_file(path: Path) -> Iterator[Any]:
     try:
         import pydicom
     except ImportError:
-        raise InputError("reading DICOM needs pydicom; install it with: pip install 'auricle[dicom]'") from None
+        raise InputError("reading DICOM needs pydicom; install it with: pip install pydicom pylibjpeg pylibjpeg-openjpeg") from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -65,6 +65,8 @@ def run(config: CohortConfig, out: Path) -> Path:
         progress.report(f"{out}: cohort is ready")
         return out
     this.begin()
+    for text in cohort.notices:
+        progress.notice(text)
     splits = split_patients(cohort.patients, config.shares, config.seed)
     records: dict[int, dict[str, Any]] = {}
     for index, record, notices in progress.track(_prepare_all(config, out, len(cohort.ids)), "cohort", len(cohort.ids)):

@@ -35,10 +35,12 @@ class GenerateStage:
     """Folder of a trained diffusion model."""
     count: int = 64
     """Pairs to generate. Pair k of a seed is the same whatever the count and the batch size."""
-    sampler: SamplerName = "heun"
+    sampler: SamplerName = "dpmpp"
     """How the noise is removed; ddpm is the paper's, with its 1000 steps."""
     steps: int = 20
     """Steps of the sampler; heun evaluates the network twice a step."""
+    shift: float = 5.0
+    """For a rectified flow: above 1, more of the steps lie at high noise, where the anatomy is decided. 1 spaces them evenly."""
     batch_size: int = 4
     """Pairs sampled at a time."""
     seed: int = 0
@@ -47,6 +49,8 @@ class GenerateStage:
     def __post_init__(self) -> None:
         if min(self.count, self.steps, self.batch_size) < 1:
             raise ValueError("--count, --steps and --batch-size must be at least 1")
+        if self.shift <= 0:
+            raise ValueError(f"--shift must be positive, is {self.shift}")
 
 
 def run(config: GenerateStage, out: Path) -> Path:
@@ -80,7 +84,7 @@ def run(config: GenerateStage, out: Path) -> Path:
     return out
 
 
-def sigmas_for(kind: Kind, sampler: SamplerName, steps: int) -> Tensor:
+def sigmas_for(kind: Kind, sampler: SamplerName, steps: int, shift: float = 1.0) -> Tensor:
     """Noise levels, descending to zero, at which a model of that parameterization is evaluated.
 
     A DDPM is evaluated at its own discrete levels: all 1000 of them when `sampler` is ``ddpm``, else `steps` evenly spaced ones.
@@ -91,13 +95,13 @@ def sigmas_for(kind: Kind, sampler: SamplerName, steps: int) -> Tensor:
         chosen = levels[torch.linspace(0, len(levels) - 1, count).round().long()]
         return torch.cat([chosen, torch.zeros(1, dtype=chosen.dtype)])
     count = 1000 if sampler == "ddpm" else steps
-    return flow_sigmas(count) if kind == "flow" else karras_sigmas(count)
+    return flow_sigmas(count, shift=shift) if kind == "flow" else karras_sigmas(count)
 
 
 @torch.no_grad()
 def sample_latents(model: LatentModel, config: GenerateStage, indices: list[int]) -> Tensor:
     """Latents of the autoencoder, (len(indices), C, X, Y, Z); each index has noise of its own, whatever the batch."""
-    sigmas = sigmas_for(model.parameterization, config.sampler, config.steps)
+    sigmas = sigmas_for(model.parameterization, config.sampler, config.steps, config.shift)
     generators = [torch_generator(config.seed, "generate", i) for i in indices]
     noise = torch.stack([torch.randn(model.latent_shape, generator=g) for g in generators])
     noise = noise.to(next(model.network.parameters()).device, memory_format=torch.channels_last_3d)

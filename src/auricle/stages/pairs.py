@@ -50,6 +50,7 @@ class Pairs:
         self.items, self.grid = list(items), grid
         self._cache: dict[int, tuple[Tensor, Tensor]] = {}
         self._room = MEMORY_BYTES
+        self._anchors: dict[int, list[Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self.items)
@@ -67,6 +68,11 @@ class Pairs:
     def __add__(self, other: "Pairs") -> "Pairs":
         assert self.grid == other.grid, "pairs of different grids cannot be mixed"
         return Pairs(self.items + other.items, self.grid)
+
+    def _anchors_of(self, index: int, label: Tensor) -> list[Tensor]:
+        if index not in self._anchors:
+            self._anchors[index] = augment.anchors(label)
+        return self._anchors[index]
 
     def take(self, indices: Sequence[int]) -> "Pairs":
         """The pairs at `indices`."""
@@ -92,7 +98,10 @@ class Pairs:
             image, label = self[index]
             params = augment.draw(config, (extent[0], extent[1], extent[2]), generator)
             if patch is not None:
-                params = augment.move_to_patch(params, label, self.grid.size, patch, self.grid.spacing, focus, generator)
+                points = self._anchors_of(index, label) if focus else []
+                params = augment.move_to_patch(
+                    params, tuple(label.shape), points, self.grid.size, patch, self.grid.spacing, focus, generator
+                )
             moved, picked = augment.apply(params, image, label, size, self.grid.spacing)
             assert picked is not None
             images.append(network_units(moved))

@@ -36,14 +36,23 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """A matrix with the singular vectors of `matrix` and singular values near one, by the quintic Newton-Schulz iteration of Muon."""
+    """A matrix with the singular vectors of `matrix` and singular values near one, by the quintic Newton-Schulz iteration of Muon.
+
+    Each iteration multiplies x by q = a + b g + c g^2, g = x x^T. All q are polynomials of the first g and commute, so they are gathered on
+    the small square side and applied once, which costs a fifth for the long kernels of 3D convolutions.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrix.shape[0] <= matrix.shape[1]
     x: Tensor = matrix if wide else matrix.T
     x = x / (x.norm() + 1e-7)
+    gram = x @ x.T
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    total = identity
     for _ in range(iterations):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        step = a * identity + b * gram + c * gram @ gram
+        total = step @ total
+        gram = step @ gram @ step
+    x = total @ x
     return x if wide else x.T
 
 

@@ -1,0 +1,129 @@
+"""Cohorts: real ones from disk brought to the model grid, virtual ones by seed, patients split whole."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from auricle.core.anatomy import ID
+from auricle.core.case import Case
+from auricle.core.errors import InputError
+from auricle.core.files import read_json
+from auricle.data.cohort import FolderCohort, FolderData, VirtualCohort, VirtualData, parse_label_map, split_patients
+from auricle.data.nifti import write_nifti
+from auricle.data.preprocess import ModelGrid
+from auricle.phantom import virtual_patient
+from auricle.stages import cohort
+from auricle.stages.cohort import CohortConfig
+from auricle.stages.pairs import cohort_pairs
+
+GRID = ModelGrid((32, 32, 32), (5.0, 5.0, 5.0))
+SHAPE = {"size": GRID.size, "spacing": GRID.spacing, "margin": (0, 0, 0), "workers": 1}
+
+
+def write_nnunet(folder: Path, cases: list[Case], names: dict[str, int]) -> None:
+    """An nnU-Net raw data set whose label values are `names`'."""
+    for case in cases:
+        assert case.label is not None
+        label = np.zeros_like(case.label)
+        for key, value in names.items():
+            label[case.label == ID[key]] = value
+        write_nifti(folder / "imagesTr" / f"{case.id}_0000.nii.gz", case.image, case.affine, dtype=np.int16)
+        write_nifti(folder / "labelsTr" / f"{case.id}.nii.gz", label, case.affine, dtype=np.uint8)
+    labels = {"background": 0, **names}
+    (folder / "dataset.json").write_text(
+        json.dumps({"channel_names": {"0": "CT"}, "labels": labels, "numTraining": len(cases), "file_ending": ".nii.gz"})
+    )
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    return [replace(virtual_patient(7, i, (48, 48, 44), (4.0, 4.0, 4.5)), id=f"case{i}") for i in range(5)]
+
+
+def test_an_nnunet_data_set_with_its_own_values_and_partial_labels(tmp_path: Path, cases: list[Case]) -> None:
+    write_nnunet(tmp_path / "raw", cases, {"LV": 1, "MYO": 2, "LA": 3, "AO": 4})
+    data = FolderData(tmp_path / "raw")
+    loaded, _ = FolderCohort(data).load(0, GRID)
+    truth = cases[0].label
+    assert loaded.label is not None
+    assert truth is not None
+    assert set(np.unique(loaded.label)) == {0, ID["LV"], ID["MYO"], ID["LA"], ID["AO"]}
+    for key in ("LV", "LA"):
+        wanted = (truth == ID[key]).sum() * cases[0].voxel_ml
+        assert (loaded.label == ID[key]).sum() * loaded.voxel_ml == pytest.approx(wanted, rel=0.12)
+    out = cohort.run(CohortConfig(data, **SHAPE), tmp_path / "cohort")
+    table = read_json(out / "cases.json")["cases"]
+    assert [c["split"] for c in table].count("train") == 3
+    assert table[0]["structures"] == ["MYO", "LA", "LV", "AO"]
+    image, label = cohort_pairs(out, "train").plain(0)
+    assert image.shape == (1, 1, 32, 32, 32)
+    assert label.shape == (1, 32, 32, 32)
+
+
+def test_an_edited_file_makes_another_cohort(tmp_path: Path, cases: list[Case]) -> None:
+    write_nnunet(tmp_path / "raw", cases, {"LV": 1, "MYO": 2})
+    data = FolderData(tmp_path / "raw")
+    out = cohort.run(CohortConfig(data, **SHAPE), tmp_path / "cohort")
+    assert cohort.run(CohortConfig(data, **SHAPE), tmp_path / "cohort") == out
+    first = cases[0]
+    write_nifti(tmp_path / "raw" / "imagesTr" / "case0_0000.nii.gz", first.image + np.int16(5), first.affine, dtype=np.int16)
+    with pytest.raises(InputError, match="holds another run"):
+        cohort.run(CohortConfig(data, **SHAPE), tmp_path / "cohort")
+
+
+def test_a_broken_preparation_resumes(tmp_path: Path, cases: list[Case]) -> None:
+    write_nnunet(tmp_path / "raw", cases, {"LV": 1, "MYO": 2})
+    config = CohortConfig(FolderData(tmp_path / "raw"), **SHAPE)
+    out = cohort.run(config, tmp_path / "cohort")
+    whole = read_json(out / "cases.json")
+    kept = (out / "images" / "case1.npy").stat().st_mtime_ns
+    for name in ("done.json", "cases.json", "records/case0.json", "images/case0.npy"):
+        (out / name).unlink()
+    cohort.run(config, out)
+    assert read_json(out / "cases.json") == whole
+    assert (out / "images" / "case1.npy").stat().st_mtime_ns == kept
+
+
+def test_the_same_scan_twice_is_refused(tmp_path: Path, cases: list[Case]) -> None:
+    write_nnunet(tmp_path / "raw", [*cases, replace(cases[0], id="copy")], {"LV": 1, "MYO": 2})
+    with pytest.raises(InputError, match="same scan"):
+        cohort.run(CohortConfig(FolderData(tmp_path / "raw"), **SHAPE), tmp_path / "cohort")
+
+
+def test_too_few_cases_are_refused(tmp_path: Path, cases: list[Case]) -> None:
+    write_nnunet(tmp_path / "raw", cases[:3], {"LV": 1})
+    with pytest.raises(InputError, match="3 cases with a label map; at least 4"):
+        FolderCohort(FolderData(tmp_path / "raw"))
+    with pytest.raises(ValueError, match=r"--data\.patients"):
+        VirtualData(patients=3)
+
+
+def test_label_maps_are_parsed() -> None:
+    assert parse_label_map("500=LV, 600=rv,7=0") == {500: ID["LV"], 600: ID["RV"], 7: 0}
+    for bad in ("LV", "1=XX", "a=LV", ""):
+        with pytest.raises(ValueError, match="--label-map"):
+            parse_label_map(bad)
+
+
+def test_a_virtual_patient_is_the_same_whatever_the_count() -> None:
+    few, many = VirtualCohort(VirtualData(patients=4, seed=2)), VirtualCohort(VirtualData(patients=9, seed=2))
+    a, b = few.load(1, GRID)[0], many.load(1, GRID)[0]
+    assert a.id == b.id
+    assert np.array_equal(a.image, b.image)
+    assert few.fingerprint() != many.fingerprint()
+
+
+@given(count=st.integers(4, 60), scans=st.integers(1, 3), seed=st.integers(0, 5), shares=st.tuples(*[st.floats(0.1, 100.0)] * 3))
+def test_every_patient_lies_in_one_split(count: int, scans: int, seed: int, shares: tuple[float, float, float]) -> None:
+    patients = tuple(f"p{i}" for i in range(count) for _ in range(scans))
+    splits = split_patients(patients, shares, seed)
+    places = {p: {s for q, s in zip(patients, splits, strict=True) if q == p} for p in patients}
+    assert all(len(v) == 1 for v in places.values())
+    assert set(splits) == {"train", "validation", "test"}
+    assert sum(v == {"train"} for v in places.values()) >= 2
+    assert splits == split_patients(patients, shares, seed)
