@@ -74,7 +74,7 @@ def test_finetuning_of_the_paper() -> None:
     assert fit.validate_every is None
 
 
-def test_three_generated_pairs_for_each_labelled_case() -> None:
+def test_three_generated_pairs_for_each_labeled_case() -> None:
     assert PAPER.finetune.ratio == 3.0
     generate = next(s for s in recipes.steps(PAPER, Path("r"), None, 0, Hardware()) if s.name == "generate")
     assert generate.config.count == 3 * 168
@@ -109,5 +109,5 @@ def test_steps_run_in_an_order_that_their_inputs_allow() -> None:
 def test_as_many_pairs_are_generated_as_fine_tuning_mixes_in() -> None:
     for name in ("demo", "laptop", "paper"):
         steps = {s.name: s.config for s in recipes.steps(recipes.recipe(name), Path("r"), VirtualData(patients=70), 0, Hardware())}  # type: ignore[arg-type]
-        labelled = split_patients(tuple(map(str, range(70))), steps["cohort"].shares, 0).count("train")
-        assert steps["generate"].count == 3 * labelled
+        labeled = split_patients(tuple(map(str, range(70))), steps["cohort"].shares, 0).count("train")
+        assert steps["generate"].count == 3 * labeled

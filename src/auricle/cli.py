@@ -8,7 +8,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -78,6 +78,8 @@ class RunOptions:
     """Accept images of your cohort whose values do not look like HU."""
     seed: int = 0
     """Seed of everything random."""
+    workers: int = 0
+    """Processes that prepare cases; 0 takes one a core. Fewer need less memory."""
     hardware: Hardware = field(default_factory=Hardware)
     """Where it runs."""
 
@@ -85,11 +87,14 @@ class RunOptions:
 def run_all(options: Annotated[RunOptions, tyro.conf.arg(name="")], show: Shown) -> None:
     """Run every stage of a recipe, the three arms included, and write the report."""
     _configure(show)
+    options.hardware.fabric()
     own = (options.label_map, options.assume_orientation, options.not_hu)
     if options.data is None and own != (None, None, False):
         raise InputError("--label-map, --assume-orientation and --not-hu describe your own cohort: give --data too")
     data = None if options.data is None else FolderData(options.data, "folder", *own)
-    plan = recipes.steps(recipes.recipe(options.recipe), options.out, data, options.seed, options.hardware)
+    chosen = recipes.recipe(options.recipe)
+    chosen = replace(chosen, cohort=replace(chosen.cohort, workers=options.workers))
+    plan = recipes.steps(chosen, options.out, data, options.seed, options.hardware)
     for number, step in enumerate(plan, 1):
         progress.event("stage", name=step.name, number=number, total=len(plan))
         progress.report(f"[{number}/{len(plan)}] {step.name}")
@@ -156,7 +161,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "autoencoder": _stage(autoencoder.run, AutoencoderStage, "Train the joint autoencoder of images and label maps."),
     "diffusion": _stage(diffusion.run, DiffusionStage, "Train the diffusion model on the autoencoder's latents."),
     "generate": _stage(generate.run, GenerateStage, "Generate pairs of image and label map."),
-    "pretrain": _stage(pretrain.run, PretrainStage, "Pre-train the segmentation U-Net by masked image modelling."),
+    "pretrain": _stage(pretrain.run, PretrainStage, "Pre-train the segmentation U-Net by masked image modeling."),
     "finetune": _stage(finetune.run, FinetuneStage, "Fine-tune the segmenter."),
     "evaluate": _stage(evaluate.run, EvaluateStage, "Evaluate a segmenter on the test split."),
 }

@@ -63,15 +63,15 @@ def recipe(name: RecipeName) -> Recipe:
 def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Hardware) -> list[Step]:
     """The stages of a whole run under `root`, in order, the three arms included.
 
-    As many pairs are generated as fine-tuning mixes in: `ratio` for each labelled training case.
+    As many pairs are generated as fine-tuning mixes in: `ratio` for each labeled training case.
     """
     folder = {name: root / name for name in ("cohort", "autoencoder", "diffusion", "generate", "pretrain")}
     common: dict[str, Any] = {"seed": seed, "hardware": hardware}
     own = chosen.cohort.data
     assert isinstance(own, VirtualData)
     prepared = replace(chosen.cohort, seed=seed, data=data or replace(own, seed=seed))
-    labelled = split_patients(open_cohort(prepared.data).patients, prepared.shares, seed).count("train")
-    generated = replace(chosen.generate, count=max(1, round(chosen.finetune.ratio * labelled)), seed=seed)
+    labeled = split_patients(open_cohort(prepared.data).patients, prepared.shares, seed).count("train")
+    generated = replace(chosen.generate, count=max(1, round(chosen.finetune.ratio * labeled)), seed=seed)
     train = [
         Step("cohort", cohort.run, prepared, folder["cohort"]),
         Step("autoencoder", autoencoder.run, replace(chosen.autoencoder, cohort=folder["cohort"], **common), folder["autoencoder"]),

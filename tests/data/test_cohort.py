@@ -127,3 +127,22 @@ def test_every_patient_lies_in_one_split(count: int, scans: int, seed: int, shar
     assert set(splits) == {"train", "validation", "test"}
     assert sum(v == {"train"} for v in places.values()) >= 2
     assert splits == split_patients(patients, shares, seed)
+
+
+def test_a_refused_cohort_can_be_run_again_with_the_flag_it_asks_for(tmp_path: Path, cases: list[Case]) -> None:
+    bright = [replace(c, image=(c.image.astype(int) + 1024).clip(0, 4095).astype(np.int16)) for c in cases]
+    write_nnunet(tmp_path / "raw", bright, {"LV": 1, "MYO": 2})
+    config = CohortConfig(FolderData(tmp_path / "raw"), **SHAPE)
+    with pytest.raises(InputError, match="--not-hu"):
+        cohort.run(config, tmp_path / "cohort")
+    again = replace(config, data=FolderData(tmp_path / "raw", not_hu=True))
+    assert (cohort.run(again, tmp_path / "cohort") / "cases.json").exists()
+
+
+def test_patients_that_name_no_scan_are_refused(tmp_path: Path, cases: list[Case]) -> None:
+    write_nnunet(tmp_path / "raw", cases, {"LV": 1})
+    (tmp_path / "raw" / "patients.csv").write_text("id,patient\ncase0,A\ncase9,A\n")
+    with pytest.raises(InputError, match="no scan is named case9"):
+        FolderCohort(FolderData(tmp_path / "raw"))
+    (tmp_path / "raw" / "patients.csv").write_text("id,patient\ncase0,A \ncase1, A\n")
+    assert FolderCohort(FolderData(tmp_path / "raw")).patients[:3] == ("A", "A", "case2")

@@ -20,7 +20,9 @@ from auricle.models.autoencoder import AutoencoderConfig
 from auricle.models.denoiser import DenoiserConfig
 from auricle.models.segmenter import SegmenterConfig
 from auricle.report.page import write_report
-from auricle.stages import autoencoder, diffusion, finetune, generate
+from auricle.stages import autoencoder, cohort, diffusion, evaluate, finetune, generate, pretrain
+from auricle.stages.cohort import CohortConfig
+from auricle.stages.evaluate import EvaluateStage
 from auricle.stages.pairs import cohort_pairs, generated_pairs
 from auricle.training import checkpoint
 from auricle.training.loop import FitConfig, Hardware
@@ -114,9 +116,9 @@ def test_the_encoder_is_transferred_exactly_and_the_decoder_is_not(whole: Path) 
 
 def test_arms_train_on_what_they_should(whole: Path) -> None:
     facts = {arm: read_json(whole / "finetune" / arm / "model.json")["training"] for arm in ("baseline", "medical-diffusion", "ours")}
-    labelled = len(cohort_pairs(whole / "cohort", "train"))
-    assert [facts[a]["generated"] for a in facts] == [0, 0, 3 * labelled]
-    assert {facts[a]["labelled"] for a in facts} == {labelled - 1}
+    labeled = len(cohort_pairs(whole / "cohort", "train"))
+    assert [facts[a]["generated"] for a in facts] == [0, 0, 3 * labeled]
+    assert {facts[a]["labeled"] for a in facts} == {labeled - 1}
     assert {facts[a]["steps"] for a in facts} == {4}
 
 
@@ -184,3 +186,50 @@ def test_both_label_heads_train(tiny_cohort: Path, tmp_path: Path, head: str) ->
     assessment = read_json(tmp_path / head / "assessment.json")
     assert 0 <= assessment["label_dice"]["mean"] <= 1
     assert assessment["image_rmse_hu"] > 0
+
+
+def test_a_run_killed_after_its_last_step_still_finishes(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test split is assessed after training: a kill there must not lose the training."""
+    step = next(s for s in recipes.steps(tiny(), whole, None, 3, Hardware(accelerator="cpu")) if s.name == "autoencoder")
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(autoencoder, "assess", killed)
+        with pytest.raises(KeyboardInterrupt):
+            autoencoder.run(step.config, tmp_path / "ae")
+    autoencoder.run(step.config, tmp_path / "ae")
+    assert read_json(tmp_path / "ae" / "model.json")["sha256"] == read_json(whole / "autoencoder" / "model.json")["sha256"]
+
+
+def test_parts_that_do_not_belong_together_are_refused(whole: Path, tiny_cohort: Path, tmp_path: Path) -> None:
+    step = next(s for s in recipes.steps(tiny(), whole, None, 3, Hardware(accelerator="cpu")) if s.name == "autoencoder")
+    other = autoencoder.run(replace(step.config, seed=9), tmp_path / "ae")
+    with pytest.raises(InputError, match="another autoencoder"):
+        generate.run(replace(tiny().generate, autoencoder=other, diffusion=whole / "diffusion"), tmp_path / "g")
+    wider = CohortConfig(VirtualData(patients=4), size=(48, 48, 48), spacing=(4.0, 4.0, 4.0), margin=(0, 0, 0), workers=1)
+    cohort.run(wider, tmp_path / "wide")
+    with pytest.raises(InputError, match="works on"):
+        evaluate.run(EvaluateStage(tmp_path / "wide", whole / "finetune" / "ours"), tmp_path / "e")
+    with pytest.raises(InputError, match="cannot be mixed"):
+        pretrain.run(replace(tiny().pretrain, generated=whole / "generate", cohort=tmp_path / "wide"), tmp_path / "p")
+    assert not (tmp_path / "g").exists()
+    assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_the_ddpm_of_the_paper_trains_and_samples(whole: Path, tmp_path: Path, sampler: str) -> None:
+    """The reference model end to end: 1000 ancestral steps, or a few of DDIM, give whole and finite pairs."""
+    stage = replace(
+        tiny().diffusion, cohort=whole / "cohort", autoencoder=whole / "autoencoder", parameterization="ddpm",
+        hardware=Hardware(accelerator="cpu"),
+    )  # fmt: skip
+    diffusion.run(stage, tmp_path / "d")
+    config = replace(tiny().generate, autoencoder=whole / "autoencoder", diffusion=tmp_path / "d", count=1, sampler=sampler, steps=5)  # type: ignore[arg-type]
+    out = generate.run(config, tmp_path / "g")
+    assert read_json(out / "pairs.json")["steps"] == (1000 if sampler == "ddpm" else 5)
+    image, _ = generated_pairs(out)[0]
+    assert image.float().std() > 0
+    with pytest.raises(InputError, match="1000 noise levels"):
+        generate.run(replace(config, steps=2000), tmp_path / "too-many")

@@ -100,7 +100,7 @@ def write_arm(root: Path, arm: str, level: float, ids: tuple[str, ...] = TESTS) 
         "nsd": same, "missed": {**dict.fromkeys(KEYS, 0), "LAA": int(arm == "baseline")},
     })  # fmt: skip
     write_stage(root, f"evaluate/{arm}", 1.0)
-    write_stage(root, f"finetune/{arm}", 20.0, labelled=2, generated=6 if arm == "ours" else 0)
+    write_stage(root, f"finetune/{arm}", 20.0, labeled=2, generated=6 if arm == "ours" else 0)
     log(root, f"finetune/{arm}", train_loss=1.0, validation_dice=0.5, validation_dice_LAA=0.3)
 
 

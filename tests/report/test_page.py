@@ -88,7 +88,7 @@ def test_page_says_the_result_in_words(written: Path) -> None:
     assert "Medical diffusion is 2.0 Dice points below the baseline" in page.text
     assert "did worse" in page.text
     assert "One training seed and 3 test cases cannot settle" in page.text
-    assert "2 labelled cases + 6 generated pairs, weights from scratch" in page.text
+    assert "2 labeled cases + 6 generated pairs, weights from scratch" in page.text
 
 
 def test_sections_come_in_order_with_described_figures(written: Path, fake: ModuleType) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Structure:
-    """One labelled structure of the heart."""
+    """One labeled structure of the heart."""
 
     id: int
     """Value in a label map (ImageCAS / STACOM-2025 numbering)."""

@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from auricle.core import config as configs
+from auricle.core import progress
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json, write_text
 
 MIN_FREE_BYTES = 64 * 2**20
+_held: set[Path] = set()
+"""Folders that this process has locked."""
 
 
 class Run:
@@ -60,8 +63,13 @@ class Run:
     def finish(self, **facts: Any) -> None:
         """Write done.json (adding the seconds of earlier, broken sittings) and drop what only a resume needs."""
         write_json(self.folder / "done.json", {"fingerprint": self.fingerprint, "seconds": round(self.seconds(), 1), **facts})
-        for leftover in ("last.safetensors", "sitting.json"):
+        for leftover in ("last.safetensors", "best.safetensors", "sitting.json"):
             (self.folder / leftover).unlink(missing_ok=True)
+        self.release()
+
+    def abandon(self) -> None:
+        """Forget a run that could not start on its input, so that it can be started again with other flags."""
+        (self.folder / "config.json").unlink(missing_ok=True)
         self.release()
 
     def release(self) -> None:
@@ -70,6 +78,7 @@ class Run:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+            _held.discard(self.folder.resolve())
 
     def seconds(self) -> float:
         """Seconds spent on this run in all sittings."""
@@ -101,12 +110,17 @@ class Run:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(descriptor)
-            owner = lock.read_text(encoding="utf-8").strip()
-            if owner != str(os.getpid()):
-                raise InputError(f"{self.folder} is in use by process {owner}") from None
+            if self.folder.resolve() not in _held:
+                raise InputError(f"{self.folder} is in use by process {lock.read_text(encoding='utf-8').strip()}") from None
             return
+        except OSError:
+            # Some network file systems have no locks: better to run unlocked than not at all.
+            os.close(descriptor)
+            progress.notice(f"{self.folder}: this file system has no locks; do not start the same run twice")
+            return
+        _held.add(self.folder.resolve())
         os.truncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
         self._descriptor = descriptor

@@ -58,7 +58,7 @@ Data = VirtualData | FolderData
 
 
 class Cohort(Protocol):
-    """A list of labelled cases, each brought to the model grid on request."""
+    """A list of labeled cases, each brought to the model grid on request."""
 
     ids: tuple[str, ...]
     patients: tuple[str, ...]
@@ -108,7 +108,7 @@ class VirtualCohort:
 
 
 class FolderCohort:
-    """Pairs on disk, resampled to the model grid around the labelled heart."""
+    """Pairs on disk, resampled to the model grid around the labeled heart."""
 
     def __init__(self, data: FolderData) -> None:
         self._data = data
@@ -136,10 +136,10 @@ class FolderCohort:
         assert case.label is not None
         center = heart_center(case.label, case.affine)
         if center is None:
-            # Only vessels or the appendage are labelled: their middle is the best guess.
+            # Only vessels or the appendage are labeled: their middle is the best guess.
             center = heart_center(np.where(case.label > 0, ID["LV"], 0).astype(np.uint8), case.affine)
         if center is None:
-            raise InputError(f"{pair.label}: nothing is labelled, so the heart cannot be found")
+            raise InputError(f"{pair.label}: nothing is labeled, so the heart cannot be found")
         return window(case, center, grid), notices
 
 

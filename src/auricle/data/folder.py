@@ -83,6 +83,9 @@ def find_pairs(path: Path, *, label_map: Mapping[int, int] | None = None) -> lis
     if alone:
         raise InputError(f"{path}: {len(alone)} label maps have no scan: {', '.join(alone[:8])}")
     patients = _patients(path / "patients.csv")
+    unknown = sorted(set(patients) - set(images))
+    if unknown:
+        raise InputError(f"{path / 'patients.csv'}: no scan is named {', '.join(unknown[:8])}; ids are file names without their endings")
     return [PairPath(n, images[n], labels.get(n), patients.get(n), label_map) for n in sorted(images)]
 
 
@@ -188,7 +191,7 @@ def _patients(path: Path) -> dict[str, str]:
         rows = list(csv.DictReader(file))
     if not rows or not {"id", "patient"} <= set(rows[0]):
         raise InputError(f"{path}: needs the columns id and patient")
-    return {str(row["id"]): str(row["patient"]) for row in rows}
+    return {str(row["id"]).strip(): str(row["patient"]).strip() for row in rows}
 
 
 def _check_grid(pair: PairPath, image: Case, shape: tuple[int, ...], affine: Any) -> None:

@@ -19,7 +19,7 @@ SHEAR_TOLERANCE = 1e-3
 """Cosine between two axes from which a grid counts as sheared: 0.5 mm over a field of view of 500 mm."""
 
 _MM_PER_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
-_UNIT_NAME = {1: "metres", 3: "microns"}
+_UNIT_NAME = {1: "meters", 3: "microns"}
 _NUMERIC = {2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280}
 _COLOR = {128, 2304}
 _AXES = {"R": (0, 1), "L": (0, -1), "A": (1, 1), "P": (1, -1), "S": (2, 1), "I": (2, -1)}

@@ -1,4 +1,4 @@
-"""Zero masking for masked image modelling: random blocks of the image are replaced by zeros (Hu et al. 2025, section 3.3)."""
+"""Zero masking for masked image modeling: random blocks of the image are replaced by zeros (Hu et al. 2025, section 3.3)."""
 
 from dataclasses import dataclass
 

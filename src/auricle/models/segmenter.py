@@ -1,4 +1,4 @@
-"""The 3D U-Net that is pre-trained by masked image modelling and fine-tuned for segmentation.
+"""The 3D U-Net that is pre-trained by masked image modeling and fine-tuned for segmentation.
 
 A strided stem keeps full resolution out of the residual blocks, which dominate a U-Net's cost; the head returns to the full grid by a
 voxel shuffle. The encoder is one module, so that transferring it is copying its state and nothing else.
@@ -75,7 +75,7 @@ class Decoder(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """Encoder and decoder; `outputs` is 9 for segmentation and 1 for masked image modelling."""
+    """Encoder and decoder; `outputs` is 9 for segmentation and 1 for masked image modeling."""
 
     def __init__(self, config: SegmenterConfig, outputs: int) -> None:
         super().__init__()

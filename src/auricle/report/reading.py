@@ -117,7 +117,7 @@ class RunFolder:
         try:
             array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read ({error}): remove it and run `auricle cohort` again") from None
+            raise InputError(f"{path} cannot be read ({error}): remove {self.root / 'cohort'} and run the same command again") from None
         box = tuple(slice(m, m + n) for m, n in zip(self.cohort["margin"], self.cohort["size"], strict=True))
         return np.asarray(array[box])
 
@@ -128,7 +128,7 @@ class RunFolder:
         try:
             value = read_json(path)
         except ValueError as error:
-            raise InputError(f"{error}; remove it and run its stage again") from None
+            raise InputError(f"{error}; remove the folder of its stage and run the same command again") from None
         if not isinstance(value, dict):
-            raise InputError(f"{path} does not hold what its stage writes: remove it and run the stage again")
+            raise InputError(f"{path} does not hold what its stage writes: remove the folder of that stage and run the same command again")
         return value

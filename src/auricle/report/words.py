@@ -109,11 +109,11 @@ def arm_description(finetune: Mapping[str, Any], done: Mapping[str, Any]) -> str
     config = finetune.get("config") or {}
     if not config:
         return ""
-    labelled, generated = done.get("labelled"), done.get("generated")
-    parts = ["labelled cases" if labelled is None else plural(int(labelled), "labelled case")]
+    labeled, generated = done.get("labeled"), done.get("generated")
+    parts = ["labeled cases" if labeled is None else plural(int(labeled), "labeled case")]
     if config.get("generated"):
         parts.append("generated pairs" if generated is None else plural(int(generated), "generated pair"))
-    start = "encoder pre-trained by masked-image modelling" if config.get("pretrained") else "weights from scratch"
+    start = "encoder pre-trained by masked-image modeling" if config.get("pretrained") else "weights from scratch"
     return f"{' + '.join(parts)}, {start}"
 
 

@@ -58,6 +58,7 @@ def run(config: AutoencoderStage, out: Path) -> Path:
         progress.report(f"{out}: autoencoder is trained")
         return out
     train, held_out = cohort_pairs(config.cohort, "train"), cohort_pairs(config.cohort, "validation")
+    config.hardware.fabric()
     this.begin()
     torch.manual_seed(config.seed)
     network = Autoencoder(config.network)

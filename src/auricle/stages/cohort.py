@@ -6,8 +6,10 @@ move into, and ``cases.json`` with each case's split, attributes and affine.
 
 import multiprocessing
 import os
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ import numpy as np
 
 from auricle.core import progress
 from auricle.core.anatomy import STRUCTURES
+from auricle.core.errors import InputError
 from auricle.core.files import atomic_path, read_json, write_json
 from auricle.core.runs import Run
-from auricle.data.cohort import Data, VirtualData, open_cohort, split_patients
+from auricle.data.cohort import Cohort, Data, Split, VirtualData, open_cohort, split_patients
 from auricle.data.folder import check_duplicates
 from auricle.data.preprocess import ModelGrid
 
@@ -64,10 +67,24 @@ def run(config: CohortConfig, out: Path) -> Path:
     if this.done:
         progress.report(f"{out}: cohort is ready")
         return out
-    this.begin()
+    splits = split_patients(cohort.patients, config.shares, config.seed)
     for text in cohort.notices:
         progress.notice(text)
-    splits = split_patients(cohort.patients, config.shares, config.seed)
+    this.begin()
+    try:
+        cases = _prepare_cases(config, out, cohort, splits)
+    except InputError:
+        # The way out is another flag or a mended file, and both make another run.
+        shutil.rmtree(out / "records", ignore_errors=True)
+        this.abandon()
+        raise
+    write_json(out / "cases.json", {"size": config.size, "spacing": config.spacing, "margin": config.margin, "cases": cases})
+    this.finish(cases=len(cases))
+    return out
+
+
+def _prepare_cases(config: CohortConfig, out: Path, cohort: Cohort, splits: list[Split]) -> list[dict[str, Any]]:
+    """Prepare every case; returns their records in order."""
     records: dict[int, dict[str, Any]] = {}
     for index, record, notices in progress.track(_prepare_all(config, out, len(cohort.ids)), "cohort", len(cohort.ids)):
         records[index] = record
@@ -75,9 +92,7 @@ def run(config: CohortConfig, out: Path) -> Path:
             progress.notice(text)
     cases = [{"id": cohort.ids[i], "patient": cohort.patients[i], "split": splits[i], **records[i]} for i in range(len(cohort.ids))]
     check_duplicates({c["id"]: c["attributes"]["content_sha256"] for c in cases if "content_sha256" in c["attributes"]})
-    write_json(out / "cases.json", {"size": config.size, "spacing": config.spacing, "margin": config.margin, "cases": cases})
-    this.finish(cases=len(cases))
-    return out
+    return cases
 
 
 def _prepare_all(config: CohortConfig, out: Path, count: int) -> Iterator[tuple[int, dict[str, Any], list[str]]]:
@@ -88,7 +103,10 @@ def _prepare_all(config: CohortConfig, out: Path, count: int) -> Iterator[tuple[
         return
     # Spawned, not forked: torch's threads do not survive a fork.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_prepare, jobs)
+        try:
+            yield from pool.map(_prepare, jobs)
+        except BrokenProcessPool:
+            raise InputError("a worker process was killed, most likely for want of memory: give fewer --workers") from None
 
 
 def _prepare(job: tuple[CohortConfig, Path, int]) -> tuple[int, dict[str, Any], list[str]]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from auricle.core import progress
 from auricle.core.config import from_json
+from auricle.core.files import read_json
 from auricle.core.runs import Run, finished
 from auricle.core.seeds import torch_generator
 from auricle.data.augment import AugmentConfig
@@ -59,6 +60,7 @@ def run(config: DiffusionStage, out: Path) -> Path:
         return out
     train, held_out = cohort_pairs(config.cohort, "train"), cohort_pairs(config.cohort, "validation")
     encoder = autoencoder_stage.load(config.autoencoder)
+    config.hardware.fabric()
     this.begin()
     latents = _cached_latents(out / "latents.safetensors", encoder, config, train, held_out)
     mean, scale = whitening(latents["train_mean"], latents["train_std"])
@@ -88,6 +90,7 @@ def run(config: DiffusionStage, out: Path) -> Path:
     facts = fit(this, network, plan, config.fit, config.hardware, config.seed, "diffusion")
     save_model(this, network, {
         "network": config.network, "parameterization": config.parameterization, "grid": train.grid,
+        "autoencoder_sha256": read_json(config.autoencoder / "model.json")["sha256"],
         "latent_shape": list(latents["train_mean"].shape[1:]), "training": facts,
     }, {"mean": mean, "scale": scale})  # fmt: skip
     this.finish(**facts)

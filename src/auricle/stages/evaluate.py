@@ -10,6 +10,7 @@ import numpy as np
 
 from auricle.core import progress
 from auricle.core.anatomy import KEYS
+from auricle.core.errors import InputError
 from auricle.core.files import write_json, write_text
 from auricle.core.runs import Run, finished
 from auricle.data.nifti import write_nifti
@@ -43,6 +44,8 @@ def run(config: EvaluateStage, out: Path) -> Path:
         return out
     network, grid = finetune.load(config.model)
     pairs = cohort_pairs(config.cohort, "test")
+    if pairs.grid != grid:
+        raise InputError(f"{config.model} works on {grid}, {config.cohort} is on {pairs.grid}")
     this.begin()
     rows: list[dict[str, Any]] = []
     for i in progress.track(range(len(pairs)), f"evaluate {out.name}", len(pairs)):

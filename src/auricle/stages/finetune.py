@@ -1,4 +1,4 @@
-"""Stage 6: fine-tune the segmenter on labelled cases, with or without generated pairs and a pre-trained encoder."""
+"""Stage 6: fine-tune the segmenter on labeled cases, with or without generated pairs and a pre-trained encoder."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +32,7 @@ class FinetuneStage:
     generated: Path | None = None
     """Folder of generated pairs to mix in."""
     ratio: float = 3.0
-    """Generated pairs for each labelled case, where `generated` is given."""
+    """Generated pairs for each labeled case, where `generated` is given."""
     pretrained: Path | None = None
     """Folder of a pre-trained U-Net, whose encoder is taken over; the decoder starts anew."""
     network: SegmenterConfig = field(default_factory=SegmenterConfig)
@@ -67,7 +67,7 @@ def run(config: FinetuneStage, out: Path) -> Path:
     if this.done:
         progress.report(f"{out}: segmenter is fine-tuned")
         return out
-    # Early stopping looks at labelled cases alone: generated ones would flatter an arm that trained on their like.
+    # Early stopping looks at labeled cases alone: generated ones would flatter an arm that trained on their like.
     train, held_out = hold_out(cohort_pairs(config.cohort, "train"), config.seed)
     real = len(train)
     if config.generated is not None:
@@ -76,6 +76,7 @@ def run(config: FinetuneStage, out: Path) -> Path:
     network = Segmenter(config.network, outputs=LABEL_COUNT)
     if config.pretrained is not None:
         transfer_encoder(network, config.pretrained)
+    config.hardware.fabric()
     this.begin()
 
     def loss(net: nn.Module, indices: list[int], generator: torch.Generator) -> dict[str, Tensor]:
@@ -85,7 +86,7 @@ def run(config: FinetuneStage, out: Path) -> Path:
 
     plan = Plan(len(train), loss, lambda net: validate(net, held_out), "dice", "max")
     facts = fit(this, network, plan, config.fit, config.hardware, config.seed, f"finetune {out.name}")
-    facts |= {"labelled": real, "generated": len(train) - real}
+    facts |= {"labeled": real, "generated": len(train) - real}
     save_model(this, network, {"network": config.network, "grid": train.grid, "training": facts})
     this.finish(**facts)
     return out
@@ -95,8 +96,6 @@ def mix(real: Pairs, generated: Pairs, count: int) -> Pairs:
     """Labelled pairs and the first `count` generated ones; raises `InputError` where there are fewer or their grids differ."""
     if len(generated) < count:
         raise InputError(f"--ratio asks for {count} generated pairs, {len(generated)} are there: generate more or lower --ratio")
-    if generated.grid != real.grid:
-        raise InputError(f"generated pairs are on grid {generated.grid}, the cohort on {real.grid}")
     return real + generated.take(range(count))
 
 

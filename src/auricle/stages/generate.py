@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from auricle.core import progress
+from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
 from auricle.core.runs import Run, finished
 from auricle.core.seeds import torch_generator
@@ -62,6 +63,8 @@ def run(config: GenerateStage, out: Path) -> Path:
         return out
     decoder, model = autoencoder_stage.load(config.autoencoder), diffusion_stage.load(config.diffusion)
     facts: dict[str, Any] = read_json(config.diffusion / "model.json")
+    if facts["autoencoder_sha256"] != read_json(config.autoencoder / "model.json")["sha256"]:
+        raise InputError(f"{config.diffusion} was trained on the latents of another autoencoder than {config.autoencoder}")
     grid = ModelGrid(tuple(facts["grid"]["size"]), tuple(facts["grid"]["spacing"]))
     this.begin()
     names = [f"generated-{config.seed}-{i:04d}" for i in range(config.count)]
@@ -76,7 +79,7 @@ def run(config: GenerateStage, out: Path) -> Path:
     pairs = [_describe(out, name, grid) for name in names]
     write_json(out / "pairs.json", {
         "synthetic": True, "size": grid.size, "spacing": grid.spacing, "seed": config.seed, "sampler": config.sampler,
-        "steps": config.steps, "model_sha256": facts["sha256"],
+        "steps": len(sigmas_for(model.parameterization, config.sampler, config.steps)) - 1, "model_sha256": facts["sha256"],
         "complete_share": sum(p["complete"] for p in pairs) / len(pairs),
         "speck_share": float(np.mean([p["speck_share"] for p in pairs])), "pairs": pairs,
     })  # fmt: skip
@@ -91,6 +94,8 @@ def sigmas_for(kind: Kind, sampler: SamplerName, steps: int, shift: float = 1.0)
     """
     if kind == "ddpm":
         levels = cosine_sigmas().flip(0)
+        if steps > len(levels):
+            raise InputError(f"--steps {steps}: a DDPM has {len(levels)} noise levels")
         count = len(levels) if sampler == "ddpm" else steps
         chosen = levels[torch.linspace(0, len(levels) - 1, count).round().long()]
         return torch.cat([chosen, torch.zeros(1, dtype=chosen.dtype)])
@@ -105,7 +110,12 @@ def sample_latents(model: LatentModel, config: GenerateStage, indices: list[int]
     generators = [torch_generator(config.seed, "generate", i) for i in indices]
     noise = torch.stack([torch.randn(model.latent_shape, generator=g) for g in generators])
     noise = noise.to(next(model.network.parameters()).device, memory_format=torch.channels_last_3d)
-    denoise = denoiser(model.network, parameterization(model.parameterization))
+    exact = denoiser(model.network, parameterization(model.parameterization))
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        # A network that predicts noise errs in x0 by sigma times as much, and a DDPM starts at sigma 20000: whitened latents stay in range.
+        return exact(x, sigma).clamp(-6.0, 6.0) if model.parameterization == "ddpm" else exact(x, sigma)
+
     x = sample(config.sampler, denoise, noise * sigmas[0].float(), sigmas, generators)
     return model.unwhiten(x)
 
@@ -113,6 +123,8 @@ def sample_latents(model: LatentModel, config: GenerateStage, indices: list[int]
 @torch.no_grad()
 def decode(network: Autoencoder, latent: Tensor) -> tuple[Any, Any]:
     """Image (X, Y, Z) in HU, int16, and label map (X, Y, Z) of one latent (C, ..)."""
+    if not latent.isfinite().all():
+        raise InputError("sampling gave numbers that are not finite: take more --steps or another --sampler")
     image, label = network.decode(latent[None].contiguous(memory_format=torch.channels_last_3d))
     hu = np.clip(np.rint(to_hu(image[0, 0].float().cpu().numpy())), -1024, 3071).astype(np.int16)
     return hu, decode_label(label)[0].cpu().numpy()

@@ -66,7 +66,8 @@ class Pairs:
         return pair
 
     def __add__(self, other: "Pairs") -> "Pairs":
-        assert self.grid == other.grid, "pairs of different grids cannot be mixed"
+        if self.grid != other.grid:
+            raise InputError(f"pairs on {self.grid} and on {other.grid} cannot be mixed")
         return Pairs(self.items + other.items, self.grid)
 
     def _anchors_of(self, index: int, label: Tensor) -> list[Tensor]:
@@ -149,6 +150,6 @@ def _read(path: Path) -> np.ndarray[Any, Any]:
         try:
             array: np.ndarray[Any, Any] = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read ({error}): remove it and run the stage that wrote it again") from None
+            raise InputError(f"{path} cannot be read ({error}): remove the folder {path.parent.parent} and run its stage again") from None
         return array
     return np.asarray(read_nifti(path)[0])

@@ -1,4 +1,4 @@
-"""Stage 5: pre-train the segmentation U-Net by masked image modelling."""
+"""Stage 5: pre-train the segmentation U-Net by masked image modeling."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +57,7 @@ def run(config: PretrainStage, out: Path) -> Path:
         progress.report(f"{out}: U-Net is pre-trained")
         return out
     train, held_out = hold_out(_images(config), config.seed)
+    config.hardware.fabric()
     this.begin()
     torch.manual_seed(config.seed)
     network = Segmenter(config.network, outputs=1)

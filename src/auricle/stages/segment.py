@@ -123,14 +123,13 @@ def clean(label: NDArray[np.uint8], grid: ModelGrid) -> NDArray[np.uint8]:
         parts, count = ndimage.label((label == s.id) & (main if s.key in HEART else label == s.id))
         if count == 0:
             continue
-        sizes = np.bincount(parts.ravel())[1:]
-        keep = sizes == sizes.max()
-        if s.key in ("AO", "PA"):
-            keep |= sizes * voxel_ml >= 1.0
         touching = np.zeros(count + 1, bool)
         touching[np.unique(parts[near])] = True
-        kept = np.concatenate([[False], keep & touching[1:]])
-        result[kept[parts]] = s.id
+        sizes = np.bincount(parts.ravel())[1:] * touching[1:]
+        keep = (sizes == sizes.max()) & (sizes > 0)
+        if s.key in ("AO", "PA"):
+            keep |= sizes * voxel_ml >= 1.0
+        result[np.concatenate([[False], keep])[parts]] = s.id
     return result
 
 

@@ -20,7 +20,6 @@ def save_model(run: Run, network: nn.Module, facts: dict[str, Any], extra: dict[
     tensors = checkpoint.prefixed("network", network.state_dict()) | checkpoint.prefixed("extra", extra or {})
     checkpoint.save(run.folder / "model.safetensors", tensors, {})
     write_json(run.folder / "model.json", {**to_json(facts), "sha256": checkpoint.weights_hash(tensors)})
-    (run.folder / "best.safetensors").unlink(missing_ok=True)
 
 
 def read_model(folder: Path, stage: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:

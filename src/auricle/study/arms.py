@@ -31,12 +31,12 @@ def baseline(shared: Shared) -> FinetuneStage:
 
 
 def medical_diffusion(shared: Shared) -> FinetuneStage:
-    """Pre-trained on generated images, fine-tuned on labelled cases (Khader et al. 2023, as the paper reproduces it)."""
+    """Pre-trained on generated images, fine-tuned on labeled cases (Khader et al. 2023, as the paper reproduces it)."""
     return replace(shared.finetune, generated=None, pretrained=shared.pretrained)
 
 
 def ours(shared: Shared) -> FinetuneStage:
-    """Pre-trained on generated images, fine-tuned on labelled cases and generated pairs (Hu et al. 2025)."""
+    """Pre-trained on generated images, fine-tuned on labeled cases and generated pairs (Hu et al. 2025)."""
     return replace(shared.finetune, generated=shared.generated, pretrained=shared.pretrained)
 
 

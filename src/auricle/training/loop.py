@@ -52,7 +52,7 @@ class FitConfig:
     ema_decay: float | None = None
     """Decay of the moving average of the weights; None keeps the weights as they are."""
     clip_norm: float = 1.0
-    """Largest norm of the gradient."""
+    """Largest norm of the gradients that AdamW sees; Muon's steps have a size of their own."""
     checkpoint_every: int = 100
     """Steps between the states that a broken run resumes from."""
 
@@ -73,12 +73,15 @@ class Hardware:
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Kind of device; auto takes a GPU where there is one."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Arithmetic; bf16-mixed on recent GPUs. CPUs are fastest in 32-true."""
 
     def fabric(self) -> Fabric:
-        """A Fabric of one device for this hardware."""
-        return Fabric(accelerator=self.accelerator, devices=1, precision=self.precision)
+        """A Fabric of one device for this hardware; raises `InputError` where there is none."""
+        try:
+            return Fabric(accelerator=self.accelerator, devices=1, precision=self.precision)
+        except (RuntimeError, ValueError) as error:
+            raise InputError(f"--hardware.accelerator {self.accelerator}: {error}") from None
 
 
 @dataclass(frozen=True)

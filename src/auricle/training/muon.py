@@ -1,7 +1,7 @@
 """Muon: momentum whose matrix is orthogonalized before it is applied (Jordan et al. 2024).
 
-`torch.optim.Muon` takes matrices alone; here a convolution's kernel (out, in, x, y, z) counts as the matrix (out, in*x*y*z). On the small
-3D networks of this package it needs less than half the steps of AdamW.
+`torch.optim.Muon` takes matrices alone; here a convolution's kernel (out, in, x, y, z) counts as the matrix (out, in*x*y*z). How it compares
+with AdamW on the demo's autoencoder: `python -m benchmarks.optimizers`.
 """
 
 from collections.abc import Callable, Iterable
