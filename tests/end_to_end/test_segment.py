@@ -90,6 +90,18 @@ def test_no_heart_is_invented_in_air_or_noise() -> None:
         assert not result.case.label.any()
 
 
+@pytest.mark.parametrize(("parts", "sure", "found"), [(5, 0.9, True), (4, 0.9, True), (3, 0.9, False), (5, 0.5, False), (0, 0.9, False)])
+def test_a_heart_needs_most_of_its_parts_and_some_confidence(parts: int, sure: float, found: bool) -> None:
+    label = np.zeros((20, 20, 20), np.uint8)
+    for i, key in enumerate(segment.HEART[:parts]):
+        label[:, :, 4 * i : 4 * i + 2] = ID[key]
+    probabilities = np.full((9, 20, 20, 20), (1 - sure) / 8, np.float32)
+    np.put_along_axis(probabilities, label[None].astype(np.int64), np.float32(sure), axis=0)
+    verdict, confidence = segment._judge(label, probabilities, GRID)
+    assert verdict is found
+    assert confidence == (pytest.approx(sure, abs=1e-5) if parts else 0.0)
+
+
 def test_cleaning_drops_what_is_far_or_small() -> None:
     label = np.zeros((40, 40, 40), np.uint8)
     label[10:20, 10:20, 10:20] = ID["LV"]

@@ -32,6 +32,9 @@ from auricle.stages import finetune
 HEART = ("MYO", "LA", "LV", "RA", "RV")
 LEAST_HEART_ML = 60.0
 """Less myocardium and chambers than this is not taken for a heart, not even for one that the field of view cuts."""
+LEAST_PARTS, PART_ML = 4, 5.0
+"""A heart shows at least four of its five parts with 5 mL each: below the diaphragm, muscle and ventricles are seen where there are none, but
+hardly ever an atrium (`python -m benchmarks.no_heart`)."""
 LEAST_CONFIDENCE = 0.6
 """Mean probability of the labels given to a heart; below it nothing is claimed."""
 
@@ -198,15 +201,15 @@ def _probabilities(network: Segmenter, x: Tensor) -> Tensor:
 
 
 def _judge(label: NDArray[np.uint8], probabilities: NDArray[np.float32], grid: ModelGrid) -> tuple[bool, float]:
-    """Whether this is a heart (volume, at least three of its five parts, confidence), and the confidence."""
+    """Whether this is a heart (volume, parts, confidence), and the confidence."""
     heart = np.isin(label, [ID[k] for k in HEART])
     if not heart.any():
         return False, 0.0
     voxel_ml = float(np.prod(grid.spacing)) / 1000.0
     counts = np.bincount(label.ravel(), minlength=LABEL_COUNT) * voxel_ml
     confidence = float(probabilities.max(0)[heart].mean())
-    parts = sum(counts[ID[k]] >= 5.0 for k in HEART)
-    return bool(heart.sum() * voxel_ml >= LEAST_HEART_ML and parts >= 3 and confidence >= LEAST_CONFIDENCE), confidence
+    parts = sum(counts[ID[k]] >= PART_ML for k in HEART)
+    return bool(heart.sum() * voxel_ml >= LEAST_HEART_ML and parts >= LEAST_PARTS and confidence >= LEAST_CONFIDENCE), confidence
 
 
 def _write(result: Segmentation, config: SegmentStage, out: Path) -> None:
