@@ -43,7 +43,7 @@ def run_stage(stage: str, root: Path) -> None:
         config = replace(paper.diffusion, cohort=prepared, autoencoder=root / "autoencoder", views=2, fit=one_step(paper.diffusion.fit))
         diffusion.run(config, root / stage)
     elif stage == "pretrain":
-        pretrain.run(replace(paper.pretrain, cohort=prepared, fit=one_step(paper.pretrain.fit)), root / stage)
+        pretrain.run(replace(paper.pretrain, generated=None, cohort=prepared, fit=one_step(paper.pretrain.fit)), root / stage)
     else:
         config = replace(paper.finetune, cohort=prepared, pretrained=root / "pretrain", fit=one_step(paper.finetune.fit))
         finetune.run(config, root / stage)

@@ -67,7 +67,7 @@ class RunOptions:
     out: Out
     """Folder of the whole run; run the same command again to resume or to skip what is finished."""
     recipe: RecipeName = "demo"
-    """demo (two cores, under 20 minutes), laptop (an evening), paper (256 x 256 x 160, a GPU)."""
+    """demo (two cores, under 20 minutes), laptop (meant for an evening), paper (256 x 256 x 160, meant for a GPU)."""
     data: Path | None = None
     """Your own cohort: an nnU-Net raw data set, or a folder of image and label pairs. Virtual patients otherwise."""
     label_map: str | None = None

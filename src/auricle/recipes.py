@@ -1,7 +1,7 @@
 """Recipes: functions that return the configuration of every stage, and the order in which the stages run.
 
     demo    two CPU cores, under 20 minutes, from nothing to the report
-    laptop  an evening on a CPU, or about an hour on a GPU
+    laptop  meant for an evening on a CPU; not yet timed
     paper   256 x 256 x 160 voxels and every number that Hu et al. 2025 state
 """
 
@@ -120,7 +120,7 @@ def demo() -> Recipe:
 
 
 def laptop() -> Recipe:
-    """96 x 96 x 80 voxels of 1.75 mm, 120 virtual patients: an evening on a CPU, about an hour on a GPU."""
+    """96 x 96 x 80 voxels of 1.75 mm, 120 virtual patients: meant for an evening on a CPU, not yet timed."""
     network = SegmenterConfig(channels=(32, 64, 128, 192))
     return Recipe(
         cohort=CohortConfig(data=VirtualData(patients=120), size=(96, 96, 80), spacing=(1.75, 1.75, 2.0), margin=(24, 24, 20)),
@@ -145,7 +145,7 @@ def laptop() -> Recipe:
 
 
 def paper() -> Recipe:
-    """Hu et al. 2025: 262 cases split 168 / 43 / 51, 256 x 256 x 160 voxels, DDPM, three generated pairs a case; a GPU of 40 GiB or more."""
+    """Hu et al. 2025: 262 cases split 168 / 43 / 51, 256 x 256 x 160 voxels, DDPM, three generated pairs a case; meant for a large GPU."""
     network = SegmenterConfig(channels=(32, 64, 128, 256), blocks=2)
     return Recipe(
         cohort=CohortConfig(
