@@ -54,14 +54,11 @@ def test_every_recipe_survives_json(name: recipes.RecipeName) -> None:
     recipe = recipes.recipe(name)
     kinds = {
         "cohort": CohortConfig, "autoencoder": AutoencoderStage, "diffusion": DiffusionStage, "generate": GenerateStage,
-        "finetune": FinetuneStage,
+        "pretrain": PretrainStage, "finetune": FinetuneStage,
     }  # fmt: skip
     for part, kind in kinds.items():
         config = getattr(recipe, part)
         assert from_json(kind, to_json(config)) == config
-    # Folders of pre-training are filled in when a run is laid out.
-    assert to_json(recipe.pretrain)["mask"]["blocks"] == 25
-    assert PretrainStage.__name__ == "PretrainStage"
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,7 @@ def test_a_refused_cohort_can_be_run_again_with_the_flag_it_asks_for(tmp_path: P
     config = CohortConfig(FolderData(tmp_path / "raw"), **SHAPE)
     with pytest.raises(InputError, match="--not-hu"):
         cohort.run(config, tmp_path / "cohort")
+    assert not (tmp_path / "cohort").exists()
     again = replace(config, data=FolderData(tmp_path / "raw", not_hu=True))
     assert (cohort.run(again, tmp_path / "cohort") / "cases.json").exists()
 

@@ -114,7 +114,7 @@ def test_most_draws_pass_and_all_retries_do() -> None:
 def test_failing_patients_give_up_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan_module, "anatomy_faults", lambda anatomy: ["LV is missing"])
     monkeypatch.setattr(scan_module, "TRIES", 2)
-    with pytest.raises(RuntimeError, match="LV is missing"):
+    with pytest.raises(InputError, match="LV is missing"):
         virtual_patient(1, 0, (8, 8, 8), COARSE)
 
 

@@ -145,7 +145,7 @@ def virtual_patient(
     """Patient `index` of cohort `seed`: the same person whatever the grid, the cohort's length or the workers.
 
     A patient whose heart fails `auricle.phantom.checks.check` is redrawn with a sub-seed; the attribute `attempt` counts.
-    Arguments after `center_offset` are those of `draw_patient`. Raises `RuntimeError` if `TRIES` patients in a row fail.
+    Arguments after `center_offset` are those of `draw_patient`. Raises `InputError` if `TRIES` patients in a row fail.
     """
     for attempt in range(TRIES):
         drawn = draw_patient(patient_seed(seed, index, attempt), sex=sex, contrast=contrast, phase=phase, metal=metal)
@@ -154,4 +154,4 @@ def virtual_patient(
         if not faults:
             case = _scan(anatomy, size, spacing, center_offset, workers, f"virtual-{seed}-{index:04d}")
             return Case(case.id, case.image, case.affine, case.label, {**case.attributes, "attempt": attempt})
-    raise RuntimeError(f"patient {index} of cohort {seed}: {TRIES} draws failed the checks, the last: {faults[0]}")
+    raise InputError(f"patient {index} of cohort {seed}: {TRIES} draws failed the checks, the last: {faults[0]}; choose another seed")

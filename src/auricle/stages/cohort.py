@@ -6,7 +6,6 @@ move into, and ``cases.json`` with each case's split, attributes and affine.
 
 import multiprocessing
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -75,12 +74,22 @@ def run(config: CohortConfig, out: Path) -> Path:
         cases = _prepare_cases(config, out, cohort, splits)
     except InputError:
         # The way out is another flag or a mended file, and both make another run.
-        shutil.rmtree(out / "records", ignore_errors=True)
         this.abandon()
+        _discard(out, cohort.ids)
         raise
     write_json(out / "cases.json", {"size": config.size, "spacing": config.spacing, "margin": config.margin, "cases": cases})
     this.finish(cases=len(cases))
     return out
+
+
+def _discard(out: Path, ids: tuple[str, ...]) -> None:
+    """Remove what was prepared, and folders that are empty then; nothing else that lies in `out`."""
+    for folder, ending in (("images", "npy"), ("labels", "npy"), ("records", "json")):
+        for name in ids:
+            (out / folder / f"{name}.{ending}").unlink(missing_ok=True)
+    for path in (out / "images", out / "labels", out / "records", out):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def _prepare_cases(config: CohortConfig, out: Path, cohort: Cohort, splits: list[Split]) -> list[dict[str, Any]]:
