@@ -65,7 +65,7 @@ def test_the_label_map_lies_on_the_scans_own_grid(turn: tuple[int, int, int], fl
     assert np.array_equal(result.case.affine, affine)
     for key in ("LV", "RV", "RA"):
         # 5 mm voxels seen on a 2.5 mm grid.
-        assert dice(result.case.label, wanted, key) > 0.8
+        assert dice(result.case.label, wanted, key) > 0.75
     upright = segment.segment(Template(), GRID, case).case.label  # type: ignore[arg-type]
     assert upright is not None
     assert np.mean(nib.orientations.apply_orientation(upright, ornt) == result.case.label) > 0.999

@@ -19,8 +19,8 @@ def test_same_seed_same_patient() -> None:
 def test_forcing_one_choice_leaves_the_others() -> None:
     free, forced = draw_patient(5), draw_patient(5, contrast="none", metal=True)
     assert forced.contrast == "none"
-    assert forced.metal
-    for name in ("volumes_ml", "aorta_mm", "jitter", "laa_morphology", "azimuth_deg", "noise_sd_hu", "motion_mm"):
+    assert forced.scanner.metal
+    for name in ("volumes_ml", "aorta_mm", "jitter", "laa_morphology", "azimuth_deg"):
         assert getattr(free, name) == getattr(forced, name)
 
 
@@ -30,7 +30,7 @@ def test_shares_of_the_population() -> None:
         counts = Counter(getattr(p, field) for p in people)
         for value, share in shares.items():
             assert abs(counts[value] / len(people) - share) < 0.05
-    assert 0.10 < np.mean([bool(p.metal) for p in people]) < 0.20
+    assert 0.10 < np.mean([bool(p.scanner.metal) for p in people]) < 0.20
     edv = {sex: np.mean([p.lv_edv_ml for p in people if p.sex == sex]) for sex in "MF"}
     assert 130 < edv["M"] < 155
     assert 100 < edv["F"] < 125

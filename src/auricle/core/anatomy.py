@@ -18,19 +18,21 @@ class Structure:
     snomed: str
     """SNOMED CT concept id."""
     volume_range_ml: tuple[float, float]
-    """Volumes outside this range are implausible in an adult whose structure is wholly in view."""
+    """Volumes outside this range are implausible in an adult whose structure is wholly in view, pathology included.
+
+    The least of AO and PA is that of a labeled stub, since labelings end on the great vessels where they like."""
 
 
 BACKGROUND = 0
 
 STRUCTURES: tuple[Structure, ...] = (
-    Structure(1, "MYO", "myocardium", (176, 122, 84), "49848007", (50.0, 260.0)),
-    Structure(2, "LA", "left atrium", (240, 190, 70), "82471001", (25.0, 220.0)),
+    Structure(1, "MYO", "myocardium", (176, 122, 84), "49848007", (50.0, 300.0)),
+    Structure(2, "LA", "left atrium", (240, 190, 70), "82471001", (20.0, 240.0)),
     Structure(3, "LV", "left ventricle", (214, 76, 76), "87878005", (20.0, 320.0)),
     Structure(4, "RA", "right atrium", (88, 130, 214), "73829009", (30.0, 250.0)),
-    Structure(5, "RV", "right ventricle", (72, 188, 200), "53085002", (35.0, 340.0)),
-    Structure(6, "AO", "aorta", (232, 120, 190), "15825003", (20.0, 400.0)),
-    Structure(7, "PA", "pulmonary artery", (140, 110, 220), "81040000", (15.0, 200.0)),
+    Structure(5, "RV", "right ventricle", (72, 188, 200), "53085002", (25.0, 340.0)),
+    Structure(6, "AO", "aorta", (232, 120, 190), "15825003", (15.0, 500.0)),
+    Structure(7, "PA", "pulmonary artery", (140, 110, 220), "81040000", (5.0, 200.0)),
     Structure(8, "LAA", "left atrial appendage", (110, 200, 100), "33626005", (1.0, 25.0)),
 )
 KEYS: tuple[str, ...] = tuple(s.key for s in STRUCTURES)

@@ -44,7 +44,13 @@ ORDER = ("LAA", "RA", "RV", "PA", "LA", "MYO", "AO", "LV")
 LEAST_AORTA_ML = 0.8
 """Pieces of the aorta at least this large are kept: the field of view may cut it in two."""
 
-LA_RADII_MM = np.array([28.0, 19.0, 25.0])
+RV_RADII = (42.1, 43.1, 39.6)
+"""Half axes of the right ventricle's body along the left one's axis, toward the septum and up, mm at scale one."""
+RA_RADII_MM = (21.8, 24.6, 28.8)
+"""Half axes of the right atrium's front part at 90 mL."""
+RA_BACK_OFFSET, RA_BACK_RADII_MM = (11.4, 11.5, -0.2), (18.7, 16.5, 22.9)
+"""Center, from that of the front part, and half axes of the part beside the left atrium."""
+LA_RADII_MM = np.array([27.3, 18.8, 24.9])
 """Half axes of the left atrium's front part at 75 mL."""
 SHAPING = ("trabeculae", "lobes")
 
@@ -80,7 +86,8 @@ class HeartBuilder:
         """Aorta and pulmonary arteries, not yet cut at their valves."""
         v = self.v
         aorta = tube(g, v.aorta[:, :3], v.aorta[:, 3])
-        branches = smin(tube(g, v.right_pa[:, :3], v.right_pa[:, 3]), tube(g, v.left_pa[:, :3], v.left_pa[:, 3]), 4)
+        right = tube(g, v.upper_pa[:, :3], v.upper_pa[:, 3], out=tube(g, v.right_pa[:, :3], v.right_pa[:, 3]))
+        branches = smin(right, tube(g, v.left_pa[:, :3], v.left_pa[:, 3]), 4)
         return aorta, highest(smin(tube(g, v.trunk[:, :3], v.trunk[:, 3]), branches, 4), 2.6 - aorta)
 
     def chambers(self, g: Grid, aorta: Field, pulmonary: Field) -> Fields:
@@ -111,19 +118,20 @@ class HeartBuilder:
         start = m.base + 0.22 * n * a + 2 * m.septal + 4 * m.up
         outflow = highest(tube(g, [start, m.aortic], [12.5 * s, self.p.aorta_mm["annulus"]]), above)
 
-        def shape(offset: float, cavity: Field, base: Field, outflow: Field) -> Field:
-            return smin(smax(cavity - offset, base, 5), outflow, 4)
+        def shape(offset: float, cavity: Field, base: Field, outflow: Field, rough: Field) -> Field:
+            return smin(smax(cavity - offset, base, 5), outflow, 4) + rough
 
-        f["smooth LV"] = self._fit("LV", shape, (cavity, -t, outflow), -9, 9)
-        f["LV"] = f["smooth LV"] + 0.8 * self.noise["trabeculae"]
+        rough = 0.6 * self.noise["trabeculae"]
+        f["LV"] = self._fit("LV", shape, (cavity, -t, outflow, rough), -9, 9)
+        f["smooth LV"] = f["LV"] - rough
         root = (g.Y - float(m.aortic[1]) < 26) & (g.Z - float(m.aortic[2]) < 30)
         f["AO"] = np.where(root, highest(aorta, -above), aorta)
-        f["funnel"] = tube(g, [m.la * 0.35 + m.mitral * 0.65, m.mitral + 4 * a], [15 * s, 14.5 * s])
+        f["funnel"] = tube(g, [m.la * 0.35 + m.mitral * 0.65, m.mitral + 4 * a], [13 * s, 12.5 * s])
         f |= {"t": t, "cavity": cavity, "outflow": outflow, "above": above}
 
     def _muscle(self, f: Fields) -> None:
         t, funnel, lv = f["t"], f["funnel"], f["smooth LV"]
-        thinning = 3.5 * np.clip(t / self.m.length, 0, 1) ** 6  # the wall thins toward the apex
+        thinning = 4.5 * np.clip(t / self.m.length, 0, 1) ** 6  # the wall thins toward the apex
         epi0 = smin(f["cavity"] - self.offsets["LV"], f["outflow"] + 5, 6) + thinning
         cut = -t - 4
         # A thin cap closes the base around both valves, which stay open.
@@ -137,7 +145,7 @@ class HeartBuilder:
         def muscle(offset: float, epi0: Field, cut: Field, cap: Field, blood: Field) -> Field:
             return highest(epicardium(offset, epi0, cut, cap), blood)
 
-        f["MYO"] = self._fit("MYO", muscle, (epi0, cut, cap, blood), 3, 17)
+        f["MYO"] = self._fit("MYO", muscle, (epi0, cut, cap, blood), 2, 26)
         f["EPI"] = epicardium(self.offsets["MYO"], epi0, cut, cap)
 
     def _valved_pulmonary(self, f: Fields, pulmonary: Field) -> None:
@@ -158,20 +166,21 @@ class HeartBuilder:
             tube(g, vein[:2, :3], vein[:2, 3], out=stumps)
         valve = f["t"] - 0.5
         beyond = np.where(valve < -4, -f["EPI"], IMMOVABLE)
-        limits = highest(valve, 2.2 - f["AO"], beyond, -f["LV"], 2 - f["PA"])
+        limits = highest(valve, 1.8 - f["AO"], beyond, -f["LV"], 2 - f["PA"])
         orifice = highest(f["funnel"], valve, -f["LV"])
 
         def shape(offset: float, body: Field, funnel: Field, stumps: Field, limits: Field, orifice: Field) -> Field:
-            return lowest(highest(smin(smin(body - offset, funnel, 8), stumps, 5), limits), orifice)
+            narrow = 0.5 * min(offset, 0)  # what is attached shrinks with the atrium
+            return lowest(highest(smin(smin(body - offset, funnel - narrow, 8), stumps - narrow, 5), limits), orifice)
 
-        f["LA"] = self._fit("LA", shape, (body, f["funnel"], stumps, limits, orifice), -18, 9)
+        f["LA"] = self._fit("LA", shape, (body, f["funnel"], stumps, limits, orifice), -18, 12)
 
     def _right_ventricle(self, f: Fields) -> None:
         g, m = self._g, self.m
         s = m.scale
         q = float(np.clip((self.p.volumes_ml["RV"] / (165 * s**3)) ** (1 / 3), 0.62, 1.15))
         k = 0.45 + 0.55 * min(q, 1)
-        radii = [0.56 * m.length, 38 * s * (0.4 + 0.6 * q), 36 * s * q]
+        radii = [RV_RADII[0] / 80 * m.length, RV_RADII[1] * s * (0.4 + 0.6 * q), RV_RADII[2] * s * q]
         body = ellipsoid(g, m.rv, [m.axis, m.septal, m.up], radii)
         inflow = tube(g, [m.tricuspid, m.tricuspid + 20 * m.tricuspid_axis], [16.5 * s * k, 15 * s * k])
         top = m.rv + 10 * s * m.septal + 12 * s * m.up
@@ -179,6 +188,7 @@ class HeartBuilder:
         outflow = tube(g, [top, bend, m.pulmonary + 1.5 * PULMONARY_AXIS],
                        [15 * s * k, 13.5 * s * k, 0.98 * self.p.pulmonary_mm])  # fmt: skip
         tubes = smin(inflow, outflow, 6)
+        mouth = tube(g, [0.35 * bend + 0.65 * m.pulmonary, m.pulmonary + 1.5 * PULMONARY_AXIS], 0.95 * self.p.pulmonary_mm)
         beyond = plane(g, m.tricuspid, m.tricuspid_axis)
         dx, dy, dz = (c - float(v) for c, v in zip((g.X, g.Y, g.Z), m.tricuspid, strict=True))
         radius = np.sqrt(np.maximum(dx * dx + dy * dy + dz * dz - beyond * beyond, 0))
@@ -188,36 +198,37 @@ class HeartBuilder:
         limits = highest(groove - beyond, np.where(near, above, IMMOVABLE), -f["EPI"], 2.4 - f["AO"],
                          3 - f["smooth LV"], 3 - f["LA"], artery)  # fmt: skip
 
-        def shape(offset: float, body: Field, tubes: Field, limits: Field) -> Field:
-            return highest(smin(body - offset, tubes, 9), limits)
+        def shape(offset: float, body: Field, tubes: Field, mouth: Field, limits: Field, rough: Field) -> Field:
+            narrow = 0.6 * min(offset, 0)  # all but the valve's mouth shrinks with the ventricle
+            return highest(smin(smin(body - offset, tubes - narrow, 9), mouth, 4) + rough, limits)
 
-        smooth = self._fit("RV", shape, (body, tubes, limits), -10, 14)
-        f["RV"] = highest(smooth + 0.9 * self.noise["trabeculae"], limits)
+        f["RV"] = self._fit("RV", shape, (body, tubes, mouth, limits, 0.7 * self.noise["trabeculae"]), -18, 14)
         f["TV side"] = beyond + groove
 
     def _right_atrium(self, f: Fields) -> None:
         g, m = self._g, self.m
         c, s = m.ra, m.scale
         q = (self.p.volumes_ml["RA"] / 90) ** (1 / 3)
-        body = smin(ellipsoid(g, c, np.eye(3), np.array([23, 25, 29]) * q),
-                    ellipsoid(g, moved(c, 11, 13, 0), np.eye(3), np.array([19, 17, 23]) * q), 10)  # fmt: skip
+        body = smin(ellipsoid(g, c, np.eye(3), np.array(RA_RADII_MM) * q),
+                    ellipsoid(g, moved(c, *RA_BACK_OFFSET), np.eye(3), np.array(RA_BACK_RADII_MM) * q), 10)  # fmt: skip
         tubes = tube(g, [c * 0.4 + m.tricuspid * 0.6, m.tricuspid + 2 * m.tricuspid_axis], [18 * s, 17 * s])
         tube(g, [moved(c, 6, -10, 14), moved(m.aortic, -25, -16, 12), moved(m.aortic, -14, -25, 18)], [11, 8.5, 5], out=tubes)
         for cava in (self.v.svc, self.v.ivc):
             tube(g, cava[:2, :3], cava[:2, 3], out=tubes)
         height = g.Z - float(c[2])
-        limits = highest(f["TV side"], 2.2 - f["AO"], 2.8 - f["LA"], 2.4 - f["EPI"], -f["RV"], 2.2 - f["PA"],
+        limits = highest(f["TV side"], 1.8 - f["AO"], 2.2 - f["LA"], 1.2 - f["EPI"], -f["RV"], 2.2 - f["PA"],
                          np.abs(height) - 34)  # fmt: skip
 
         def shape(offset: float, body: Field, tubes: Field, limits: Field) -> Field:
-            return highest(smin(body - offset, tubes, 7), limits)
+            return highest(smin(body - offset, tubes - 0.6 * min(offset, 0), 7), limits)
 
-        f["RA"] = self._fit("RA", shape, (body, tubes, limits), -9, 14)
+        f["RA"] = self._fit("RA", shape, (body, tubes, limits), -14, 14)
 
     def _appendage(self, f: Fields) -> None:
         g, m, veins = self._g, self.m, self.v.veins
-        body = g.far()
-        for points, radii in appendage(self.p, m):
+        (points, radii), *lobes = appendage(self.p, m)
+        neck, body = tube(g, points, radii), g.far()
+        for points, radii in lobes:
             body = smin(body, tube(g, points, radii), 2.5)
         body += self.noise["lobes"] * (1.1 if self.p.laa_morphology in ("cauliflower", "cactus") else 0.6)
         left = tube(g, veins["LI"][:, :3], veins["LI"][:, 3], out=tube(g, veins["LS"][:, :3], veins["LS"][:, 3]))
@@ -227,7 +238,12 @@ class HeartBuilder:
         reach = 1 / float(np.linalg.norm(toward / (LA_RADII_MM * q))) + self.offsets["LA"]
         mouth = -plane(g, m.la + toward * min(17.8, reach - 4), toward)
         limits = highest(mouth, -f["LA"], 2.2 - f["PA"], 2.2 - f["AO"], 2.2 - f["EPI"], 2.2 - left, 2.2 - f["RV"])
-        f["LAA"] = self._fit("LAA", lambda d, body, limits: highest(body - d, limits), (body, limits), -4.5, 6)
+
+        def shape(offset: float, body: Field, neck: Field, limits: Field) -> Field:
+            wide = max(offset, -0.5) + min(offset + 2.5, 0)  # the mouth keeps its width but in the smallest
+            return highest(smin(body - offset, neck - wide, 2.5), limits)
+
+        f["LAA"] = self._fit("LAA", shape, (body, neck, limits), -5, 6)
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,30 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from auricle.phantom.patient import Patient, stream
+from auricle.phantom.patient import Patient
+from auricle.phantom.scanner import stream
 from auricle.phantom.shapes import Vector, moved, spline, unit
 
 AORTIC_AXIS = unit([-5, -2.5, 9])
 """Direction of flow through the aortic valve."""
 PULMONARY_AXIS = unit([2.5, 9, 13])
 """Direction of flow through the pulmonary valve."""
-LA_OFFSET = (-19.0, 7.0, 23.0)
+AORTIC_OFFSET = (-12.4, 14.8, 12.4)
+"""From the ventricle's base to the aortic valve, mm along its axis, toward the septum and up."""
+MITRAL_OFFSET = (-2.7, -8.4, -5.7)
+"""From the ventricle's base to the mitral valve, in the same axes."""
+RV_OFFSET = (20.6, 30.4, 3.9)
+"""From the ventricle's base to the center of the right ventricle's body, in the same axes."""
+TRICUSPID_OFFSET = (3.9, 6.5, -4.6)
+"""The tricuspid valve's distance from half way between right atrium and septum, in the same axes."""
+PULMONARY_OFFSET = (8.6, -25.6, 18.5)
+"""From the aortic to the pulmonary valve, mm."""
+LA_OFFSET = (-21.8, 7.8, 20.4)
 """From the mitral valve to the center of the left atrium, mm."""
-RA_OFFSET = (-42.0, -7.0, -12.0)
+RA_OFFSET = (-36.3, -1.3, -12.0)
 """From the aortic valve to the center of the right atrium, mm."""
+TYPICAL_ML = {"LA": 64.0, "RA": 80.0}
+"""Volumes at which the offsets of the atria hold; larger atria lie farther from their valves."""
 FORK_OFFSET = (2.0, 35.0, 37.0)
 """From the pulmonary valve to the bifurcation of the pulmonary artery, mm."""
 LV_CM3 = 125.0
@@ -67,9 +80,11 @@ class Vessels:
     aorta: Vector
     trunk: Vector
     right_pa: Vector
+    upper_pa: Vector
+    """The right artery's branch to the upper lobe."""
     left_pa: Vector
     veins: Mapping[str, Vector]
-    """Pulmonary veins: LS, LI, RS, RI."""
+    """Pulmonary veins: LS, LI, RS, RI and, in some, RM."""
     svc: Vector
     ivc: Vector
     bifurcation: Vector
@@ -94,16 +109,19 @@ def find_landmarks(p: Patient) -> Landmarks:
     apex = base + 80 * s * axis
     base = base + 12 * s * p.phase * axis
     length = float((apex - base) @ axis)
-    aortic = base - 5 * axis + 8 * s * septal + 15 * s * up
-    mitral = base - 7 * s * septal - 6 * s * up
-    rv = base + 0.30 * length * axis + 23 * s * septal - 5 * s * up
-    ra = aortic + h * np.array(RA_OFFSET) + 3 * j["ra"]
+    frame = np.stack([axis, septal, up])
+    aortic = base + s * np.array(AORTIC_OFFSET) @ frame
+    mitral = base + s * np.array(MITRAL_OFFSET) @ frame
+    rv = base + np.array([RV_OFFSET[0] * length / 80, s * RV_OFFSET[1], s * RV_OFFSET[2]]) @ frame
+    q_la, q_ra = ((p.volumes_ml[k] / TYPICAL_ML[k]) ** (1 / 3) for k in ("LA", "RA"))
+    ra = aortic + h * (0.6 + 0.4 * q_ra) * np.array(RA_OFFSET) + 2.5 * j["ra"]
+    septum = base + np.array([0.15 * length, 32 * s, -8 * s]) @ frame
+    tricuspid = 0.5 * (ra + septum) + s * np.array(TRICUSPID_OFFSET) @ frame
     return Landmarks(
         axis=axis, septal=septal, up=up, scale=s, base=base, length=length, aortic=aortic, mitral=mitral,
-        pulmonary=aortic + h * np.array([12, -22, 17]) + 2 * j["pv"],
-        tricuspid=0.5 * (ra + base + 0.15 * length * axis + 32 * s * septal - 8 * s * up), tricuspid_axis=unit(rv - ra),
-        la=mitral + h * np.array(LA_OFFSET) + j["la"] * [3, 2, 3], ra=ra, rv=rv,
-        spine=np.array([0, 88.0, 0]) + j["spine"] * [2, 3, 0],
+        pulmonary=aortic + s * np.array(PULMONARY_OFFSET) + 2 * j["pv"], tricuspid=tricuspid, tricuspid_axis=unit(rv - ra),
+        la=mitral + h * (0.4 + 0.6 * q_la) * np.array(LA_OFFSET) + j["la"] * [2.5, 2, 2.5], ra=ra, rv=rv,
+        spine=np.array([0, 78.0, 0]) + j["spine"] * [2, 3, 0],
     )  # fmt: skip
 
 
@@ -129,27 +147,49 @@ def _around(origin: Vector, rows: Sequence[Sequence[float]], scale: float = 1.0)
     return k
 
 
+VEINS: Mapping[str, list[list[float]]] = {
+    "LS": [[18, 3, 13, 9], [34, 8, 23, 7.5], [50, 6, 36, 5.5], [62, 0, 54, 3.5]],
+    "LI": [[16, 9, -6, 8], [34, 17, -9, 6.5], [49, 30, -16, 5], [59, 40, -36, 3.2]],
+    "RS": [[-18, -1, 12, 9.5], [-36, -2, 19, 8], [-52, -6, 27, 5.5], [-63, -13, 41, 3.5]],
+    "RI": [[-16, 8, -6, 8.5], [-34, 17, -12, 7.2], [-49, 29, -20, 5], [-59, 40, -40, 3.2]],
+}
+"""Courses of the four pulmonary veins from the atrium's center, mm."""
+COMMON_TRUNK: list[list[float]] = [[15, 6, 3, 11.5], [30, 11, 6, 9.5]]
+"""Where both left veins begin when they share a trunk."""
+MIDDLE_VEIN: list[list[float]] = [[-17, 3, 3, 6], [-36, 6, 3, 5], [-53, 2, 1, 3.8], [-64, -5, -6, 2.6]]
+
+
+def _veins(p: Patient, m: Landmarks) -> dict[str, Vector]:
+    courses: dict[str, list[list[float]]] = dict(VEINS)
+    if p.veins == "left common trunk":
+        courses |= {k: [*COMMON_TRUNK, *VEINS[k][2:]] for k in ("LS", "LI")}
+    if p.veins == "right middle vein":
+        courses["RM"] = MIDDLE_VEIN
+    # A larger atrium has its veins farther apart and wider.
+    k = 0.4 + 0.6 * (p.volumes_ml["LA"] / TYPICAL_ML["LA"]) ** (1 / 3)
+    near = np.array([k, k, k, 0.3 + 0.7 * k])
+    return {name: spline(np.array(v) * near + [*m.la, 0], 7) for name, v in courses.items()}
+
+
 def find_vessels(p: Patient, m: Landmarks) -> Vessels:
     """Lay the center lines of the great vessels."""
-    pv, r, c = m.pulmonary, p.pulmonary_mm, m.la
+    pv, r = m.pulmonary, p.pulmonary_mm
     fork = moved(pv, *FORK_OFFSET) + 2 * np.array(p.jitter["bifurcation"])
     middle = 0.5 * (pv + fork) + [2, 1, 6]
     trunk = [[*pv, 0.95 * r], [*moved(pv, 2.5, 9, 13), 1.05 * r], [*middle, r], [*fork, r]]
+    # Behind the ascending aorta and the superior vena cava, then down along the hilum.
     right: list[list[float]] = [
-        [0, 0, 0, 0.85], [-22, 9, -4, 0.80], [-48, 13, -8, 0.76], [-72, 18, -14, 0.55], [-88, 22, -30, 0.38],
+        [0, 0, 0, 0.85], [-14, 8, 1, 0.82], [-29, 11, -1, 0.80], [-43, 12, -6, 0.76], [-54, 17, -18, 0.66],
+        [-59, 25, -36, 0.52], [-61, 32, -56, 0.36],
     ]  # fmt: skip
+    upper: list[list[float]] = [[-40, 12, -5, 0.55], [-50, 7, 6, 0.50], [-57, 0, 20, 0.42], [-61, -6, 36, 0.30]]
     left: list[list[float]] = [[0, 0, 0, 0.85], [14, 13, 5, 0.82], [28, 30, 3, 0.70], [36, 40, -16, 0.55], [40, 44, -42, 0.38]]
-    veins: dict[str, list[list[float]]] = {
-        "LS": [[18, 3, 13, 9], [34, 8, 23, 7.5], [58, 6, 38, 5.5], [72, 0, 56, 3.5]],
-        "LI": [[16, 9, -6, 8], [34, 17, -9, 6.5], [56, 32, -16, 5], [68, 44, -36, 3.2]],
-        "RS": [[-18, -1, 12, 9.5], [-36, -2, 19, 8], [-60, -6, 28, 5.5], [-74, -14, 42, 3.5]],
-        "RI": [[-16, 8, -6, 8.5], [-34, 17, -12, 7.2], [-56, 30, -20, 5], [-68, 42, -40, 3.2]],
-    }
     svc: list[list[float]] = [[2, 2, 10, 10], [3, 2, 38, 9.5], [4, -2, 80, 9], [8, -8, 120, 9]]
     ivc: list[list[float]] = [[4, 8, -12, 12], [8, 17, -36, 12], [10, 30, -80, 12], [12, 36, -130, 11]]
     return Vessels(
-        aorta=_aorta(p, m), trunk=spline(trunk, 8), right_pa=spline(_around(fork, right, r), 10),
-        left_pa=spline(_around(fork, left, r), 10), veins={k: spline(_around(c, v), 7) for k, v in veins.items()},
+        aorta=_aorta(p, m), trunk=spline(trunk, 8), right_pa=spline(_around(fork, right, r), 14),
+        upper_pa=spline(_around(fork, upper, r), 6),
+        left_pa=spline(_around(fork, left, r), 10), veins=_veins(p, m),
         svc=spline(_around(m.ra, svc), 7), ivc=spline(_around(m.ra, ivc), 7), bifurcation=fork,
     )  # fmt: skip
 
@@ -177,13 +217,13 @@ def appendage(p: Patient, m: Landmarks) -> list[Chain]:
         tip = knee + 10 * k * unit(moved(wing, 0.2, -0.3, 0))
         chains += [(np.array([mouth, bend]), [9, 7.5]), (np.array([bend, knee, tip]), [7.5, 6.5, 4.5])]
     elif p.laa_morphology == "windsock":
-        a = mouth + 14 * k * out
-        b = a + 13 * k * unit(moved(out, 0.05, -0.2, -0.35))
-        tip = b + 12 * k * unit(moved(out, -0.1, -0.1, -0.55))
+        a = mouth + 12 * k * out
+        b = a + 11 * k * unit(moved(out, 0.05, -0.2, -0.35))
+        tip = b + 10 * k * unit(moved(out, -0.1, -0.1, -0.55))
         chains.append((np.array([mouth, a, b, tip]), [9, 8, 7, 4.5]))
         chains.append((np.array([b, b + rng.normal(0, 1, 3) + [5, 2, -7]]), [5, 3.5]))
     elif p.laa_morphology == "cactus":
-        stem = mouth + 18 * k * out
+        stem = mouth + 19 * k * out
         chains.append((np.array([mouth, stem]), [9, 8]))
         across = unit(np.cross(np.cross(out, [0, 0, 1.0]), out))
         for side, share in ((1, 0.65), (-1, 0.75), (1, 1.0), (-1, 1.0)):
@@ -191,10 +231,10 @@ def appendage(p: Patient, m: Landmarks) -> list[Chain]:
             reach = across * side * (10 + 2 * rng.random()) + out * (3 if share < 1 else 7) + rng.normal(0, 1.5, 3)
             chains.append((np.array([foot, foot + reach]), [6.2, 5.0]))
     else:
-        stem = mouth + 9 * k * out
+        stem = mouth + 13 * k * out
         chains.append((np.array([mouth, stem]), [9.5, 9.5]))
         for _ in range(9):
             v = unit(rng.standard_normal(3))
             v = v if v @ out > -0.1 else -v
-            chains.append((np.array([stem, stem + v * (9 + 4 * rng.random())]), [5.5, 3.6]))
+            chains.append((np.array([stem, stem + v * (11 + 5 * rng.random())]), [5.5, 3.6]))
     return chains

@@ -2,28 +2,34 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from auricle.core.errors import InputError
+from auricle.phantom.scanner import Scanner, draw_scanner, pick, stream, wanted_of
 
 SEXES = ("M", "F")
 CONTRASTS: dict[str, float] = {"chase": 0.38, "mixed": 0.26, "early": 0.13, "venous": 0.15, "none": 0.08}
 """Timing of the contrast agent and its share: saline chase (right heart washed out), mixed (both sides bright), early
 (right side brighter than the left), venous (all chambers alike, close to the muscle), none."""
-METALS = ("pacemaker lead", "prosthetic valve", "sternal wires")
 APPENDAGES: dict[str, float] = {"chickenwing": 0.35, "windsock": 0.33, "cactus": 0.18, "cauliflower": 0.14}
 PHASES: dict[float, float] = {0.0: 0.25, 0.15: 0.5, 0.9: 0.15, 1.0: 0.1}
 """Heart phase and its share: 0 is end-diastole, 0.15 mid-diastole, 1 end-systole."""
 
-STREAMS = ("anatomy", "appendage", "fields", "contrast", "image", "noise", "metal")
-"""Independent sources of randomness of one patient: forcing a choice in one leaves the others as they were."""
-
-
-def stream(seed: int, name: str) -> np.random.Generator:
-    """The random generator `name` (one of `STREAMS`) of patient `seed`."""
-    return np.random.default_rng([seed, STREAMS.index(name)])
+PATHOLOGIES: dict[str, float] = {
+    "dilated ventricle": 0.05, "hypertrophy": 0.06, "atrial fibrillation": 0.08, "aortic dilation": 0.05,
+    "pericardial effusion": 0.04, "appendage filling defect": 0.03,
+}  # fmt: skip
+"""Pathology and its prevalence in the cohort, an assumption that `draw_patient` lets you change."""
+EFFECTS: dict[str, dict[str, tuple[float, float]]] = {
+    "dilated ventricle": {"LV": (1.45, 1.9), "mass": (1.1, 1.4), "EF": (0.35, 0.65), "RV": (1.0, 1.2), "LA": (1.0, 1.3)},
+    "hypertrophy": {"mass": (1.3, 1.65), "LV": (0.85, 1.0), "LA": (1.0, 1.3)},
+    "atrial fibrillation": {"LA": (1.35, 1.8), "RA": (1.2, 1.6), "LAA": (1.2, 1.7)},
+    "aortic dilation": {"ascending": (1.25, 1.5), "sinus": (1.1, 1.35)},
+}
+"""By what each pathology multiplies volumes, mass, ejection fraction and radii: ranges are assumptions."""
+VEINS: dict[str, float] = {"four": 0.68, "left common trunk": 0.16, "right middle vein": 0.16}
+"""Drainage of the pulmonary veins into the left atrium and its share."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +40,10 @@ class Patient:
     sex: str
     phase: float
     contrast: str
-    metal: tuple[str, ...]
+    pathology: tuple[str, ...]
     laa_morphology: str
+    veins: str
+    """Variant of the pulmonary veins, one of `VEINS`."""
     lv_edv_ml: float
     """Left ventricle at end-diastole: sets the scale of the heart."""
     volumes_ml: Mapping[str, float]
@@ -61,14 +69,9 @@ class Patient:
     """Mean HU of each tissue."""
     blood_mixing: float
     """Relative standard deviation of the contrast agent in the right heart."""
-    noise_sd_hu: float
-    """Standard deviation of the noise in a native voxel of 0.5 x 0.5 x 0.75 mm."""
-    nps_peak_per_mm: float
-    """In-plane frequency at which the noise power spectrum peaks: high for filtered back-projection, low for iterative."""
-    motion_mm: float
-    """Displacement of the heart during the acquisition."""
-    calcified: str | None
-    """The calcified coronary artery."""
+    effusion_mm: float
+    """Thickness of the fluid in the pericardium where it is thickest; zero in most."""
+    scanner: Scanner
     gas_in_esophagus: bool
 
 
@@ -79,33 +82,56 @@ def _normal(rng: np.random.Generator, mean: float, sd: float) -> float:
     return float(mean + sd * np.clip(rng.standard_normal(), -2, 2))
 
 
-def _pick(rng: np.random.Generator, shares: Mapping[Any, float]) -> Any:
-    return list(shares)[int(rng.choice(len(shares), p=list(shares.values())))]
+POPULATION: dict[str, dict[str, tuple[float, float]]] = {
+    "M": {"LV": (140, 30), "EF": (0.63, 0.06), "RV": (175, 33), "RV EF": (0.57, 0.06), "LA": (103, 30), "RA": (115, 28),
+          "mass": (145, 29), "LAA": (9.5, 3.4)},
+    "F": {"LV": (112, 24), "EF": (0.65, 0.06), "RV": (138, 30), "RV EF": (0.59, 0.06), "LA": (89, 21), "RA": (90, 22),
+          "mass": (108, 20), "LAA": (8.5, 3.0)},
+}  # fmt: skip
+"""Mean and SD without pathology: end-diastolic ventricles and atria at their largest in mL, ejection fractions, LV mass in g.
+
+LV between published CT and MR values, RV near MR, LA and mass as published; RA and LAA are assumptions."""
+MOST = {"LV": 280.0, "RV": 290.0, "LA": 200.0, "RA": 210.0, "mass": 250.0, "LAA": 22.0}
+"""The largest of each that is drawn, pathology included."""
+BODY_SHARE = 0.55
+"""Correlation of each volume with the size of the body, an assumption."""
+MASS_SHARE = 0.5
+"""Correlation of the ventricle's mass with its volume, an assumption: gives the published spread of the wall's thickness."""
+MUSCLE_G_PER_ML = 1.05
 
 
-def _volumes(rng: np.random.Generator, man: bool, phase: float) -> tuple[float, dict[str, float]]:
-    """End-diastolic LV volume and the targets in this phase.
-
-    LV, RV and LA by sex, and LV mass, follow published CT and MR reference values; the RA's mean is an assumption.
-    """
-    body = 0.5 * float(rng.standard_normal())  # one shared factor correlates the chambers with the body's size
-
-    def volume(mean: float, sd: float) -> float:
-        spread = sd / mean * (0.7 * body + 0.7 * float(np.clip(rng.standard_normal(), -2, 2)))
-        return mean * float(np.exp(np.clip(spread, -0.6, 0.6)))
-
-    edv = volume(140, 30) if man else volume(112, 24)
-    ef = float(np.clip(_normal(rng, 0.63, 0.06), 0.35, 0.78))
-    rv_edv = volume(175, 33) if man else volume(138, 30)
-    rv_ef = float(np.clip(_normal(rng, 0.57, 0.06), 0.35, 0.70))
-    la = volume(98, 26) if man else volume(86, 22)
-    ra = volume(115, 28) if man else volume(90, 22)
-    mass_g = volume(145, 29) if man else volume(108, 20)
-    laa = float(np.clip(np.exp(rng.normal(np.log(7.0), 0.38)), 2.5, 18))
-    return edv, {
-        "LV": edv * (1 - phase * ef), "RV": rv_edv * (1 - phase * rv_ef), "LA": la * (0.62 + 0.38 * phase),
-        "RA": ra * (0.65 + 0.35 * phase), "MYO": mass_g / 1.05, "LAA": laa * (0.75 + 0.25 * phase),
+def _volumes(rng: np.random.Generator, sex: str, phase: float, sick: np.random.Generator, pathology: Sequence[str]) -> tuple[float, dict[str, float]]:
+    """End-diastolic LV volume and the targets in this phase: log-normal, correlated through the size of the body."""
+    keys = ("LV", "RV", "LA", "RA", "mass", "LAA")
+    z = BODY_SHARE * rng.standard_normal() + (1 - BODY_SHARE**2) ** 0.5 * rng.standard_normal(len(keys))
+    z[4] = MASS_SHARE * z[0] + (1 - MASS_SHARE**2) ** 0.5 * rng.standard_normal()
+    full = {}
+    for key, deviation in zip(keys, z.clip(-2.4, 2.4).tolist(), strict=True):
+        mean, sd = POPULATION[sex][key]
+        sigma2 = float(np.log1p((sd / mean) ** 2))
+        full[key] = mean * float(np.exp(deviation * sigma2**0.5 - sigma2 / 2))
+    ef, rv_ef = (_normal(rng, *POPULATION[sex][k]) for k in ("EF", "RV EF"))
+    for name, factors in EFFECTS.items():
+        grown = {k: sick.uniform(low, high) for k, (low, high) in factors.items()}  # drawn whether present or not
+        if name in pathology:
+            full = {k: v * grown.get(k, 1.0) for k, v in full.items()}
+            ef *= grown.get("EF", 1.0)
+    full = {k: min(v, MOST.get(k, v)) for k, v in full.items()}
+    return full["LV"], {
+        "LV": full["LV"] * (1 - phase * ef), "RV": full["RV"] * (1 - phase * rv_ef), "LA": full["LA"] * (0.62 + 0.38 * phase),
+        "RA": full["RA"] * (0.72 + 0.28 * phase), "MYO": full["mass"] / MUSCLE_G_PER_ML, "LAA": full["LAA"] * (0.75 + 0.25 * phase),
     }  # fmt: skip
+
+
+def _pathology(rng: np.random.Generator, wanted: bool | Sequence[str] | None, prevalence: Mapping[str, float]) -> tuple[str, ...]:
+    for name, share in prevalence.items():
+        _one_of("pathology", name, tuple(PATHOLOGIES))
+        if not 0 <= share <= 1:
+            raise InputError(f"prevalence {share} of {name} is outside 0 .. 1")
+    shares = {**PATHOLOGIES, **prevalence}
+    drawn = tuple(k for k, u in zip(PATHOLOGIES, rng.random(len(PATHOLOGIES)), strict=True) if u < shares[k])
+    one = list(PATHOLOGIES)[int(rng.integers(len(PATHOLOGIES)))]
+    return wanted_of("pathology", wanted, drawn, drawn or (one,), tuple(PATHOLOGIES))
 
 
 def _blood(rng: np.random.Generator, contrast: str) -> tuple[float, float, float]:
@@ -140,27 +166,17 @@ def _tissues(rng: np.random.Generator, contrast: str) -> tuple[dict[str, float],
         "LV": left, "LA": left + n(8, 12, agent), "AO": left + n(-5, 10, agent), "LAA": left - abs(n(15, 20, agent)),
         "RV": right, "RA": right + n(0, 25, agent), "PA": right + n(0.25 * (left - right), 20, agent), "MYO": muscle,
     }  # fmt: skip
-    dense = n(250, 120) if contrast in ("mixed", "early") else n(40, 40, agent)
+    z = n(0, 1)
+    # Undiluted agent on its way to the heart: 640 to 930 HU in most, up to 1300.
+    undiluted = float(np.clip(785 + 110 * z + 150 * max(z - 1, 0), max(550, right + 60), 1300))
     washed = contrast == "venous"
     hu |= {
-        "SVC": right + (0 if contrast == "none" else max(dense, -60.0)),
+        "SVC": undiluted if contrast in ("mixed", "early") else right + agent * max(40 + 40 * z, -60),
         "IVC": right - n(8, 6) if washed else n(50, 6) + (0 if contrast == "none" else abs(n(30, 25))),
         "muscle": n(55, 6), "fat": n(-102, 8), "epicardial fat": n(-88, 8), "lung": n(-850, 28),
         "liver": n(58, 8) + (n(45, 8) if washed else n(18, 8, agent)), "wall": n(60, 8) + n(20, 8, agent),
     }  # fmt: skip
     return hu, {"none": 0.0, "chase": 0.16, "mixed": 0.12, "early": 0.20, "venous": 0.02}[contrast]
-
-
-def _metal(rng: np.random.Generator, wanted: bool | Sequence[str] | None) -> tuple[str, ...]:
-    present = rng.random() < 0.15
-    some = tuple(m for m, u in zip(METALS, rng.random(len(METALS)), strict=True) if u < 0.45)
-    drawn = some or (METALS[int(rng.integers(len(METALS)))],)
-    if wanted is None or isinstance(wanted, bool):
-        return drawn if (present if wanted is None else wanted) else ()
-    unknown = [m for m in wanted if m not in METALS]
-    if unknown:
-        raise InputError(f"metal {unknown[0]!r} is not known; choose from {', '.join(METALS)}")
-    return tuple(m for m in METALS if m in wanted)
 
 
 def _one_of(name: str, value: str, choices: Sequence[str]) -> str:
@@ -176,45 +192,46 @@ def draw_patient(
     contrast: str | None = None,
     phase: float | None = None,
     metal: bool | Sequence[str] | None = None,
+    pathology: bool | Sequence[str] | None = None,
+    prevalence: Mapping[str, float] | None = None,
 ) -> Patient:
     """Draw patient `seed` (>= 0); arguments that are given replace what would have been drawn and nothing else.
 
     `sex` is "M" or "F", `contrast` one of `CONTRASTS`, `phase` 0 (end-diastole) .. 1 (end-systole), `metal` True (some),
-    False (none) or kinds of `METALS`. Raises `InputError` for values outside these.
+    False (none) or kinds of `METALS`, `pathology` the same with `PATHOLOGIES`, whose prevalences `prevalence` overrides by
+    name. Raises `InputError` for values outside these.
     """
     if seed < 0:
         raise InputError(f"seed {seed} is negative; use 0 or more")
     if phase is not None and not 0 <= phase <= 1:
         raise InputError(f"phase {phase} is outside 0 (end-diastole) .. 1 (end-systole)")
     rng = stream(seed, "anatomy")
-    drawn_sex, drawn_phase = SEXES[int(rng.random() < 0.5)], float(_pick(rng, PHASES))
+    drawn_sex, drawn_phase = SEXES[int(rng.random() < 0.5)], float(pick(rng, PHASES))
     sex = _one_of("sex", sex, SEXES) if sex is not None else drawn_sex
     phase = float(phase) if phase is not None else drawn_phase
     man = sex == "M"
-    edv, volumes = _volumes(rng, man, phase)
+    sick = stream(seed, "pathology")
+    pathologies = _pathology(sick, pathology, prevalence or {})
+    edv, volumes = _volumes(rng, sex, phase, sick, pathologies)
     k = 1.0 if man else 0.935
     aorta = {"annulus": _normal(rng, 12.2, 0.9) * k, "sinus": _normal(rng, 17.0, 1.5) * k,
              "junction": _normal(rng, 14.3, 1.2) * k, "ascending": _normal(rng, 16.0, 1.6) * k,
              "arch": _normal(rng, 13.5, 1.1) * k, "descending": _normal(rng, 12.4, 1.1) * (1 if man else 0.9)}  # fmt: skip
+    for key, (low, high) in EFFECTS["aortic dilation"].items():
+        factor = sick.uniform(low, high)
+        aorta[key] *= factor if "aortic dilation" in pathologies else 1.0
     timing = stream(seed, "contrast")
-    drawn_contrast = str(_pick(timing, CONTRASTS))
+    drawn_contrast = str(pick(timing, CONTRASTS))
     contrast = _one_of("contrast", contrast, tuple(CONTRASTS)) if contrast is not None else drawn_contrast
     hu, mixing = _tissues(timing, contrast)
-    scanner = stream(seed, "image")
-    calcified = scanner.random() < 0.35
-    artery = ("LAD", "LCX", "RCA")[int(scanner.integers(3))]
-    moving = scanner.random() < 0.4
     return Patient(
-        seed=seed, sex=sex, phase=phase, contrast=contrast, metal=_metal(stream(seed, "metal"), metal),
-        laa_morphology=str(_pick(rng, APPENDAGES)), lv_edv_ml=edv, volumes_ml=volumes,
+        seed=seed, sex=sex, phase=phase, contrast=contrast, pathology=pathologies,
+        laa_morphology=str(pick(rng, APPENDAGES)), veins=str(pick(sick, VEINS)), lv_edv_ml=edv, volumes_ml=volumes,
         azimuth_deg=_normal(rng, 48, 7), elevation_deg=_normal(rng, 31, 7), roll_deg=_normal(rng, 12, 6),
         aorta_mm=aorta, pulmonary_mm=_normal(rng, 13.2, 1.3) * (1 if man else 0.96),
-        thorax_mm=(_normal(rng, 130 if man else 118, 7), _normal(rng, 92 if man else 85, 5)),
+        thorax_mm=(_normal(rng, 130 if man else 118, 7), _normal(rng, 88 if man else 81, 5)),
         fat_mm=abs(_normal(rng, 16, 8)) + 4, epicardial_fat_mm=abs(_normal(rng, 4, 2)) + 1, dome_mm=_normal(rng, -48, 9),
         jitter={name: tuple(rng.standard_normal(3).clip(-2.5, 2.5).tolist()) for name in JITTERED},
-        hu=hu, blood_mixing=mixing,
-        noise_sd_hu=float(np.clip(scanner.lognormal(np.log(24), 0.35), 10, 60)),
-        nps_peak_per_mm=float(_pick(scanner, {0.12: 0.2, 0.18: 0.3, 0.24: 0.35, 0.30: 0.15})),
-        motion_mm=float(abs(scanner.normal(0, 1.5))) * moving,
-        calcified=artery if calcified else None, gas_in_esophagus=bool(scanner.random() < 0.38),
+        hu=hu, blood_mixing=mixing, effusion_mm=float(sick.uniform(6, 18)) * ("pericardial effusion" in pathologies),
+        scanner=draw_scanner(seed, metal=metal), gas_in_esophagus=bool(stream(seed, "body").random() < 0.38),
     )  # fmt: skip

@@ -7,6 +7,7 @@ Every field is a function of the world point alone, so it does not depend on the
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -205,14 +206,19 @@ class RandomField:
         shape = (self.knots,) * 3 + (components,)
         self.coefficients = rng.standard_normal(shape).astype(np.float32) / np.float32(FIELD_SD)
 
-    def _basis(self, at: Field) -> Field:
+    def _taps(self, at: NDArray[np.floating[Any]]) -> tuple[NDArray[np.intp], Field]:
+        """Index of the four coefficients that matter at each coordinate, and their weights, both (n, 4)."""
         u = (at - self.low) / self.knot_mm
         first = np.floor(u).astype(int)
         t = u - first
         weights = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], 1) / 6
+        return np.clip(first[:, None] + np.arange(4), 0, self.knots - 1), weights.astype(np.float32)
+
+    def _basis(self, at: Field) -> Field:
+        index, weights = self._taps(at)
         basis = np.zeros((len(at), self.knots), np.float32)
         for k in range(4):
-            np.add.at(basis, (np.arange(len(at)), np.clip(first + k, 0, self.knots - 1)), weights[:, k])
+            np.add.at(basis, (np.arange(len(at)), index[:, k]), weights[:, k])
         return basis
 
     def __call__(self, grid: Grid) -> Field:
@@ -220,3 +226,10 @@ class RandomField:
         bx, by, bz = (self._basis(v) for v in (grid.x, grid.y, grid.z))
         c = np.moveaxis(self.coefficients, -1, 0)
         return np.asarray(np.matmul(by, np.tensordot(bz, np.matmul(c, bx.T), (1, 1)).swapaxes(0, 1)))
+
+    def at(self, points: Vector) -> Vector:
+        """Values at points (n, 3) = x, y, z of the unwarped world, shape (n, components)."""
+        (ix, wx), (iy, wy), (iz, wz) = (self._taps(points[:, i]) for i in range(3))
+        near = self.coefficients[iz[:, :, None, None], iy[:, None, :, None], ix[:, None, None, :]]
+        weights = wz[:, :, None, None] * wy[:, None, :, None] * wx[:, None, None, :]
+        return np.asarray((near * weights[..., None]).sum((1, 2, 3)), float)
