@@ -23,13 +23,14 @@ from auricle.core.machine import describe_machine, peak_gib
 from auricle.data.cohort import FolderData
 from auricle.recipes import RecipeName
 from auricle.report.page import write_report
-from auricle.stages import autoencoder, cohort, diffusion, evaluate, finetune, generate, pretrain, segment
+from auricle.stages import autoencoder, cohort, diffusion, evaluate, finetune, generate, phantom, pretrain, segment
 from auricle.stages.autoencoder import AutoencoderStage
 from auricle.stages.cohort import CohortConfig
 from auricle.stages.diffusion import DiffusionStage
 from auricle.stages.evaluate import EvaluateStage
 from auricle.stages.finetune import FinetuneStage
 from auricle.stages.generate import GenerateStage
+from auricle.stages.phantom_config import PhantomConfig
 from auricle.stages.pretrain import PretrainStage
 from auricle.stages.segment import SegmentStage
 from auricle.training.loop import Hardware
@@ -153,10 +154,21 @@ def segment_scan(options: Annotated[SegmentOptions, tyro.conf.arg(name="")], sho
         print(options.out)
 
 
+def write_phantoms(config: Annotated[PhantomConfig, tyro.conf.arg(name="")], out: Out, show: Shown) -> None:
+    """Write virtual patients as NIfTI files with a table of their attributes; a larger number extends the folder."""
+    _configure(show)
+    made = phantom.run(config, out)
+    progress.report(f"{out}: {config.patients} patients, {made} of them new")
+    progress.event("finished", out=str(out), made=made)
+    if not show.json:
+        print(out)
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run_all,
     "segment": segment_scan,
     "report": report,
+    "phantom": write_phantoms,
     "cohort": _stage(cohort.run, CohortConfig, "Bring a cohort to the model grid and split it by patient."),
     "autoencoder": _stage(autoencoder.run, AutoencoderStage, "Train the joint autoencoder of images and label maps."),
     "diffusion": _stage(diffusion.run, DiffusionStage, "Train the diffusion model on the autoencoder's latents."),

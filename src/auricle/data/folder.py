@@ -51,9 +51,10 @@ class PairPath:
 def find_pairs(path: Path, *, label_map: Mapping[int, int] | None = None) -> list[PairPath]:
     """List the scans, and label maps where there are any, of a data set folder.
 
-    Three layouts are known: nnU-Net raw (``dataset.json``, ``imagesTr/NAME_0000.nii.gz``, ``labelsTr/NAME.nii.gz``;
-    label names are matched with structures), ``images/`` and ``labels/`` with the same file names, and pairs side by
-    side (``NAME.nii.gz`` with ``NAME_label.nii.gz``, ``NAME-label.nii.gz`` or ``NAME.seg.nii.gz``).
+    Three layouts are known: nnU-Net raw (``dataset.json``, ``imagesTr/NAME_0000.nii.gz``, ``labelsTr/NAME.nii.gz``),
+    ``images/`` and ``labels/`` with the same file names, and pairs side by side (``NAME.nii.gz`` with
+    ``NAME_label.nii.gz``, ``NAME-label.nii.gz`` or ``NAME.seg.nii.gz``). Label names in a ``dataset.json`` are matched with
+    structures in all of them.
 
     Args:
         path: the folder.
@@ -68,8 +69,10 @@ def find_pairs(path: Path, *, label_map: Mapping[int, int] | None = None) -> lis
     path = Path(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such folder")
-    if (path / "dataset.json").is_file():
+    named = (path / "dataset.json").is_file()
+    if named:
         label_map = label_map or _named(path / "dataset.json")
+    if named and (path / "imagesTr").is_dir():
         images = _volumes(path / "imagesTr", channel=True)
         labels = _volumes(path / "labelsTr")
     elif (path / "images").is_dir():

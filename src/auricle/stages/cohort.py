@@ -4,18 +4,13 @@ The run folder holds ``images/ID.npy`` (int16 HU) and ``labels/ID.npy`` (uint8) 
 move into, and ``cases.json`` with each case's split, attributes and affine.
 """
 
-import multiprocessing
-import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from auricle.core import progress
+from auricle.core import processes, progress
 from auricle.core.anatomy import STRUCTURES
 from auricle.core.errors import InputError
 from auricle.core.files import atomic_path, read_json, write_json
@@ -95,27 +90,14 @@ def _discard(out: Path, ids: tuple[str, ...]) -> None:
 def _prepare_cases(config: CohortConfig, out: Path, cohort: Cohort, splits: list[Split]) -> list[dict[str, Any]]:
     """Prepare every case; returns their records in order."""
     records: dict[int, dict[str, Any]] = {}
-    for index, record, notices in progress.track(_prepare_all(config, out, len(cohort.ids)), "cohort", len(cohort.ids)):
+    jobs = [(config, out, i) for i in range(len(cohort.ids))]
+    for index, record, notices in progress.track(processes.each(_prepare, jobs, config.workers), "cohort", len(jobs)):
         records[index] = record
         for text in notices:
             progress.notice(text)
     cases = [{"id": cohort.ids[i], "patient": cohort.patients[i], "split": splits[i], **records[i]} for i in range(len(cohort.ids))]
     check_duplicates({c["id"]: c["attributes"]["content_sha256"] for c in cases if "content_sha256" in c["attributes"]})
     return cases
-
-
-def _prepare_all(config: CohortConfig, out: Path, count: int) -> Iterator[tuple[int, dict[str, Any], list[str]]]:
-    workers = min(config.workers or os.cpu_count() or 1, count)
-    jobs = [(config, out, i) for i in range(count)]
-    if workers == 1:
-        yield from map(_prepare, jobs)
-        return
-    # Spawned, not forked: torch's threads do not survive a fork.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield from pool.map(_prepare, jobs)
-        except BrokenProcessPool:
-            raise InputError("a worker process was killed, most likely for want of memory: give fewer --workers") from None
 
 
 def _prepare(job: tuple[CohortConfig, Path, int]) -> tuple[int, dict[str, Any], list[str]]:

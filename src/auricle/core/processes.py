@@ -1,0 +1,68 @@
+"""Work shared among processes: in order, without orphans, and with one line where a worker dies or the user stops it."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import TypeVar
+
+from auricle.core.errors import InputError
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+
+def each(work: Callable[[J], R], jobs: Sequence[J], workers: int) -> Iterator[R]:
+    """Yield ``work(job)`` for every job, in order, from `workers` processes; 0 takes one a core, 1 works in this process.
+
+    When the caller stops, by Ctrl-C or an error, or dies, the workers end at once. Raises `InputError` where a worker was killed.
+    """
+    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    if workers <= 1:
+        yield from map(work, jobs)
+        return
+    others = set(multiprocessing.active_children())
+    # Spawned, not forked: torch's threads do not survive a fork.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
+        with _interrupts_ignored():
+            # Not `map`, which cancels what is waiting: the pool then stumbles over it when its workers are ended.
+            waiting = deque(pool.submit(work, job) for job in jobs)
+        try:
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool:
+            raise InputError("a worker process was killed, most likely for want of memory: give fewer --workers") from None
+        except BaseException:
+            for child in set(multiprocessing.active_children()) - others:
+                child.terminate()
+            raise
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes started within inherit this: Ctrl-C, which a terminal sends to all of them, is then the parent's business alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _end_with_parent() -> None:
+    """End this worker when its parent is gone, which no signal tells it where the parent was killed."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
