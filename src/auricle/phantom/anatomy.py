@@ -23,7 +23,7 @@ WARP_SD_MM = 2.2
 WARP_LIMIT = 3.5
 """Bound on the warp, in standard deviations."""
 FIELDS = {"warp": (45.0, 3, 200.0), "trabeculae": (7.5, 1, 140.0), "lobes": (9.0, 1, 140.0), "texture": (14.0, 2, 200.0),
-          "mixing": (16.0, 1, 200.0), "strands": (4.5, 1, 110.0), "grain": (4.5, 1, 70.0)}  # fmt: skip
+          "mixing": (16.0, 1, 200.0), "swirl": (8.0, 1, 110.0), "strands": (4.5, 1, 110.0), "grain": (4.5, 1, 70.0)}  # fmt: skip
 """Random fields of a patient: knot distance in mm, components, half extent in mm."""
 
 
@@ -88,6 +88,11 @@ def inflows(height_mm: Field) -> tuple[Field, Field]:
     return np.clip((-5 - height_mm) / 30, 0, 1), np.clip((height_mm - 10) / 25, 0, 1)
 
 
+def swirled(mixing: Field, swirl: Field) -> Field:
+    """Contrast agent that streams through the right heart: broad and fine parts of unit variance together, within 2.2 SD."""
+    return np.asarray((0.75 * mixing + 0.66 * swirl).clip(-2.2, 2.2), np.float32)
+
+
 def _mixing_mean(field: Field, grid: Grid, m: Landmarks, label: NDArray[np.uint8]) -> dict[str, float]:
     where = {k: label == ID[k] for k in ("RA", "RV", "PA")}
     below, above = inflows(grid.Z - np.float32(m.ra[2]))
@@ -118,5 +123,6 @@ def build_anatomy(p: Patient) -> Anatomy:
     surface = Surface(still, chambers, label, lambda at: random["warp"].at(at).clip(-WARP_LIMIT, WARP_LIMIT) * WARP_SD_MM)
     return Anatomy(
         p, m, v, random, heart.offsets, label, _roomy_thorax(p, m, grid, label), center, floor,
-        _mixing_mean(random["mixing"](still)[0], grid, m, label), find_coronaries(surface, m, p.aorta_mm["sinus"]),
+        _mixing_mean(swirled(random["mixing"](still)[0], random["swirl"](still)[0]), grid, m, label),
+        find_coronaries(surface, m, p.aorta_mm["sinus"]),
     )  # fmt: skip

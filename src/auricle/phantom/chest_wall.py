@@ -137,10 +137,12 @@ def _ribs(r: Ring, a: Anatomy, body: Body, voxel: float) -> None:
 def _sternum(r: Ring, a: Anatomy, body: Body, voxel: float) -> None:
     x = np.abs(r.X - 0.5 * float(a.marks.spine[0]))
     half = np.asarray(12 + 2.5 * np.sin(r.Z / 19) + 12 * np.clip((r.Z - 78) / 25, 0, 1) + 0.3 * np.minimum(r.Z + 55, 0), np.float32)
-    bone: Field = rounded(x - half, np.asarray(np.abs(r.depth - 6.2 + 0.4 * r.smooth) - 1.8, np.float32), 3.4)
+    bone: Field = rounded(x - half + 1.5, np.asarray(np.abs(r.depth - 6.2 + 0.7 * r.smooth) - 0.5, np.float32), 4.7)
+    bone += 0.5 * r.grain
     bone = highest(bone, -(r.Z + 78), np.asarray(1.2 - np.abs(r.Z - 80), np.float32), r.Y - float(a.marks.spine[1]) + 60)
     marrow = 150 - 90 * body.age + 45 * r.grain
-    paint(r.hu, bone, np.where(bone > -1.4, np.float32(560 - 120 * body.age), marrow), voxel)
+    cortex = 430 - 110 * body.age + 90 * r.grain
+    paint(r.hu, bone, np.where(bone > -1.1 - 0.4 * r.grain, cortex, marrow), voxel)
 
 
 def _shoulder_blades(r: Ring, inner: Field, gap: Field, body: Body, voxel: float) -> None:

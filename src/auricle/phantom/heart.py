@@ -14,6 +14,7 @@ from scipy import ndimage
 from auricle.core.anatomy import ID
 from auricle.phantom.landmarks import (
     AORTIC_AXIS,
+    LV_LENGTH_MM,
     PULMONARY_AXIS,
     Landmarks,
     Vessels,
@@ -44,13 +45,13 @@ ORDER = ("LAA", "RA", "RV", "PA", "LA", "MYO", "AO", "LV")
 LEAST_AORTA_ML = 0.8
 """Pieces of the aorta at least this large are kept: the field of view may cut it in two."""
 
-RV_RADII = (42.1, 43.1, 39.6)
+RV_RADII = (42.1, 42.7, 39.9)
 """Half axes of the right ventricle's body along the left one's axis, toward the septum and up, mm at scale one."""
 RA_RADII_MM = (21.8, 24.6, 28.8)
 """Half axes of the right atrium's front part at 90 mL."""
-RA_BACK_OFFSET, RA_BACK_RADII_MM = (11.4, 11.5, -0.2), (18.7, 16.5, 22.9)
+RA_BACK_OFFSET, RA_BACK_RADII_MM = (11.2, 11.3, -0.1), (18.7, 16.4, 22.8)
 """Center, from that of the front part, and half axes of the part beside the left atrium."""
-LA_RADII_MM = np.array([27.3, 18.8, 24.9])
+LA_RADII_MM = np.array([27.4, 18.8, 25.1])
 """Half axes of the left atrium's front part at 75 mL."""
 SHAPING = ("trabeculae", "lobes")
 
@@ -132,7 +133,9 @@ class HeartBuilder:
     def _muscle(self, f: Fields) -> None:
         t, funnel, lv = f["t"], f["funnel"], f["smooth LV"]
         thinning = 4.5 * np.clip(t / self.m.length, 0, 1) ** 6  # the wall thins toward the apex
-        epi0 = smin(f["cavity"] - self.offsets["LV"], f["outflow"] + 5, 6) + thinning
+        septal = np.clip(plane(self._g, self.m.base, self.m.septal) / 20, 0, 1)
+        bulge = 2.5 * np.exp(-(((t - 10) / 16) ** 2)) * septal  # and is thickest in the septum's base
+        epi0 = smin(f["cavity"] - self.offsets["LV"], f["outflow"] + 5, 6) + thinning - bulge
         cut = -t - 4
         # A thin cap closes the base around both valves, which stay open.
         cap = highest(lv - 3.2, f["above"] + 1, np.where(t < 8, -funnel, IMMOVABLE))
@@ -180,7 +183,7 @@ class HeartBuilder:
         s = m.scale
         q = float(np.clip((self.p.volumes_ml["RV"] / (165 * s**3)) ** (1 / 3), 0.62, 1.15))
         k = 0.45 + 0.55 * min(q, 1)
-        radii = [RV_RADII[0] / 80 * m.length, RV_RADII[1] * s * (0.4 + 0.6 * q), RV_RADII[2] * s * q]
+        radii = [RV_RADII[0] / LV_LENGTH_MM * m.length, RV_RADII[1] * s * (0.4 + 0.6 * q), RV_RADII[2] * s * q]
         body = ellipsoid(g, m.rv, [m.axis, m.septal, m.up], radii)
         inflow = tube(g, [m.tricuspid, m.tricuspid + 20 * m.tricuspid_axis], [16.5 * s * k, 15 * s * k])
         top = m.rv + 10 * s * m.septal + 12 * s * m.up

@@ -17,24 +17,26 @@ AORTIC_AXIS = unit([-5, -2.5, 9])
 """Direction of flow through the aortic valve."""
 PULMONARY_AXIS = unit([2.5, 9, 13])
 """Direction of flow through the pulmonary valve."""
-AORTIC_OFFSET = (-12.4, 14.8, 12.4)
+AORTIC_OFFSET = (-11.7, 15.3, 12.1)
 """From the ventricle's base to the aortic valve, mm along its axis, toward the septum and up."""
-MITRAL_OFFSET = (-2.7, -8.4, -5.7)
+MITRAL_OFFSET = (-1.9, -8.1, -6.0)
 """From the ventricle's base to the mitral valve, in the same axes."""
-RV_OFFSET = (20.6, 30.4, 3.9)
+RV_OFFSET = (20.4, 30.9, 4.0)
 """From the ventricle's base to the center of the right ventricle's body, in the same axes."""
-TRICUSPID_OFFSET = (3.9, 6.5, -4.6)
+TRICUSPID_OFFSET = (3.9, 7.2, -4.3)
 """The tricuspid valve's distance from half way between right atrium and septum, in the same axes."""
-PULMONARY_OFFSET = (8.6, -25.6, 18.5)
+PULMONARY_OFFSET = (8.9, -25.3, 19.0)
 """From the aortic to the pulmonary valve, mm."""
-LA_OFFSET = (-21.8, 7.8, 20.4)
+LA_OFFSET = (-21.1, 8.1, 19.6)
 """From the mitral valve to the center of the left atrium, mm."""
-RA_OFFSET = (-36.3, -1.3, -12.0)
+RA_OFFSET = (-34.9, -1.3, -12.0)
 """From the aortic valve to the center of the right atrium, mm."""
 TYPICAL_ML = {"LA": 64.0, "RA": 80.0}
 """Volumes at which the offsets of the atria hold; larger atria lie farther from their valves."""
 FORK_OFFSET = (2.0, 35.0, 37.0)
 """From the pulmonary valve to the bifurcation of the pulmonary artery, mm."""
+LV_LENGTH_MM = 85.0
+"""From base to apex of a left ventricle of scale one at end-diastole."""
 LV_CM3 = 125.0
 """End-diastolic volume of a left ventricle of scale one, mL."""
 
@@ -70,7 +72,7 @@ class Landmarks:
 
     @property
     def ventricle_radius(self) -> float:
-        return 25.5 * self.scale
+        return 24.7 * self.scale
 
 
 @dataclass(frozen=True)
@@ -106,13 +108,13 @@ def find_landmarks(p: Patient) -> Landmarks:
     h = 0.5 * (s + 1)
     j = {name: np.array(v) for name, v in p.jitter.items()}
     base = np.array([12.0, 2.0, 0.0]) + j["base"] * [2, 2, 0]
-    apex = base + 80 * s * axis
+    apex = base + LV_LENGTH_MM * s * axis
     base = base + 12 * s * p.phase * axis
     length = float((apex - base) @ axis)
     frame = np.stack([axis, septal, up])
     aortic = base + s * np.array(AORTIC_OFFSET) @ frame
     mitral = base + s * np.array(MITRAL_OFFSET) @ frame
-    rv = base + np.array([RV_OFFSET[0] * length / 80, s * RV_OFFSET[1], s * RV_OFFSET[2]]) @ frame
+    rv = base + np.array([RV_OFFSET[0] * length / LV_LENGTH_MM, s * RV_OFFSET[1], s * RV_OFFSET[2]]) @ frame
     q_la, q_ra = ((p.volumes_ml[k] / TYPICAL_ML[k]) ** (1 / 3) for k in ("LA", "RA"))
     ra = aortic + h * (0.6 + 0.4 * q_ra) * np.array(RA_OFFSET) + 2.5 * j["ra"]
     septum = base + np.array([0.15 * length, 32 * s, -8 * s]) @ frame

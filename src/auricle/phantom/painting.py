@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from auricle.phantom.anatomy import Anatomy, inflows
+from auricle.phantom.anatomy import Anatomy, inflows, swirled
 from auricle.phantom.calcium import paint_calcium
 from auricle.phantom.heart import Heart
 from auricle.phantom.landmarks import AORTIC_AXIS, PULMONARY_AXIS, appendage
@@ -79,7 +79,7 @@ class HeartPainter:
         wall = self.thorax.wall[self.heart.box] + 1
         if self.p.effusion_mm > 0:
             paint(self.inner, np.maximum(sac, wall), EFFUSION_HU + 4 * self.thorax.texture[0][self.heart.box], self.voxel)
-            paint(self.inner, np.maximum(fat, wall), self.hu["epicardial fat"] + 8 * self.thorax.texture[0][self.heart.box], self.voxel)
+            paint(self.inner, np.maximum(fat, wall), self.hu["epicardial fat"] + 12 * self.thorax.texture[0][self.heart.box], self.voxel)
         self._sheet(sac, wall, PERICARDIUM_HU, PERICARDIUM_MM)
 
     def _walls(self) -> None:
@@ -103,7 +103,7 @@ class HeartPainter:
 
     def _right_heart(self) -> None:
         f, hu, mean = self.heart.inner, self.hu, self.a.mixing_mean
-        mixing = self.mixing[self.heart.box]
+        mixing = swirled(self.mixing[self.heart.box], self.a.random["swirl"](self.local)[0])
         self._inside(tube(self.local, *self._coronary_sinus()), 0.5 * (hu["RA"] + hu["MYO"]))
         below, above = inflows(self.local.Z - np.float32(self.m.ra[2]))
         inflow = 0.45 * (hu["IVC"] - hu["RA"]) * (below - mean["from IVC"]) + 0.35 * (hu["SVC"] - hu["RA"]) * (above - mean["from SVC"])

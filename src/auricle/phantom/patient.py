@@ -176,7 +176,7 @@ def _tissues(rng: np.random.Generator, contrast: str) -> tuple[dict[str, float],
         "muscle": n(55, 6), "fat": n(-102, 8), "epicardial fat": n(-88, 8), "lung": n(-850, 28),
         "liver": n(58, 8) + (n(45, 8) if washed else n(18, 8, agent)), "wall": n(60, 8) + n(20, 8, agent),
     }  # fmt: skip
-    return hu, {"none": 0.0, "chase": 0.16, "mixed": 0.12, "early": 0.20, "venous": 0.02}[contrast]
+    return hu, {"none": 0.0, "chase": 0.20, "mixed": 0.20, "early": 0.28, "venous": 0.02}[contrast]
 
 
 def _one_of(name: str, value: str, choices: Sequence[str]) -> str:
@@ -214,9 +214,9 @@ def draw_patient(
     pathologies = _pathology(sick, pathology, prevalence or {})
     edv, volumes = _volumes(rng, sex, phase, sick, pathologies)
     k = 1.0 if man else 0.935
-    aorta = {"annulus": _normal(rng, 12.2, 0.9) * k, "sinus": _normal(rng, 17.0, 1.5) * k,
-             "junction": _normal(rng, 14.3, 1.2) * k, "ascending": _normal(rng, 16.0, 1.6) * k,
-             "arch": _normal(rng, 13.5, 1.1) * k, "descending": _normal(rng, 12.4, 1.1) * (1 if man else 0.9)}  # fmt: skip
+    aorta = {"annulus": _normal(rng, 12.2, 0.9) * k, "sinus": _normal(rng, 17.8, 1.5) * k,
+             "junction": _normal(rng, 15.0, 1.2) * k, "ascending": _normal(rng, 17.1, 2.1) * k,
+             "arch": _normal(rng, 13.5, 1.1) * k, "descending": _normal(rng, 12.9, 1.1) * (1 if man else 0.9)}  # fmt: skip
     for key, (low, high) in EFFECTS["aortic dilation"].items():
         factor = sick.uniform(low, high)
         aorta[key] *= factor if "aortic dilation" in pathologies else 1.0
@@ -228,9 +228,9 @@ def draw_patient(
         seed=seed, sex=sex, phase=phase, contrast=contrast, pathology=pathologies,
         laa_morphology=str(pick(rng, APPENDAGES)), veins=str(pick(sick, VEINS)), lv_edv_ml=edv, volumes_ml=volumes,
         azimuth_deg=_normal(rng, 48, 7), elevation_deg=_normal(rng, 31, 7), roll_deg=_normal(rng, 12, 6),
-        aorta_mm=aorta, pulmonary_mm=_normal(rng, 13.2, 1.3) * (1 if man else 0.96),
+        aorta_mm=aorta, pulmonary_mm=_normal(rng, 13.6, 1.5) * (1 if man else 0.96),
         thorax_mm=(_normal(rng, 130 if man else 118, 7), _normal(rng, 88 if man else 81, 5)),
-        fat_mm=abs(_normal(rng, 16, 8)) + 4, epicardial_fat_mm=abs(_normal(rng, 4, 2)) + 1, dome_mm=_normal(rng, -48, 9),
+        fat_mm=abs(_normal(rng, 16, 8)) + 4, epicardial_fat_mm=abs(_normal(rng, 3, 2)) + 0.5, dome_mm=_normal(rng, -48, 9),
         jitter={name: tuple(rng.standard_normal(3).clip(-2.5, 2.5).tolist()) for name in JITTERED},
         hu=hu, blood_mixing=mixing, effusion_mm=float(sick.uniform(6, 18)) * ("pericardial effusion" in pathologies),
         scanner=draw_scanner(seed, metal=metal), gas_in_esophagus=bool(stream(seed, "body").random() < 0.38),

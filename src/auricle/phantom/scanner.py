@@ -136,12 +136,14 @@ def draw_scanner(seed: int, *, metal: bool | Sequence[str] | None = None) -> Sca
     dose = float(np.clip(rng.lognormal(0, 0.45), 0.35, 2.8))
     low, high = KERNELS[kernel].nps_peak_per_mm
     peak = float(rng.uniform(low, high))
-    moving, stepping, cut = rng.random(3) < (0.4, 0.12, 0.25)
+    moving, stepping, cut, ungated = rng.random(4) < (0.5, 0.12, 0.25, 0.15)
     motion, step, period, phase = abs(rng.normal(0, 1.5)), rng.uniform(1.5, 5), rng.uniform(25, 40), rng.random()
     diameter, padding = rng.uniform(185, 250), int(pick(rng, {-1024: 0.6, -2048: 0.4}))
     calcified = tuple(c for c, u in zip(CORONARIES, rng.random(3), strict=True) if u < 0.18)
     valve_calcium = rng.random() < 0.10
     width, thickness = rng.uniform(*KERNELS[kernel].width_mm), float(pick(rng, SLICES_MM))
+    if ungated:
+        moving, motion = True, rng.uniform(3, 6)  # a chest scan that does not wait for the heart
     implants, valve, artery = _metal(stream(seed, "metal"), metal)
     return Scanner(
         kernel=kernel, dose=dose, noise_sd_hu=KERNELS[kernel].noise_sd_hu / dose**0.5, nps_peak_per_mm=peak,
