@@ -30,6 +30,7 @@ from auricle.phantom.shapes import (
     highest,
     lowest,
     moved,
+    offset_for,
     plane,
     smax,
     smin,
@@ -57,19 +58,6 @@ SHAPING = ("trabeculae", "lobes")
 
 Fields = dict[str, Field]
 IMMOVABLE = np.float32(-FAR)
-
-
-def _solve(
-    field: Callable[..., Field], parts: tuple[Field, ...], target_ml: float, low: float, high: float, voxel_ml: float
-) -> float:
-    """The offset at which `field(offset, *parts)` encloses `target_ml`; the volume must grow with the offset."""
-    inside = field(high, *parts) < 0
-    parts = tuple(part[inside] for part in parts)  # only these voxels can ever be inside
-    for _ in range(11):
-        middle = 0.5 * (low + high)
-        volume = np.count_nonzero(field(middle, *parts) < 0) * voxel_ml
-        low, high = (middle, high) if volume < target_ml else (low, middle)
-    return 0.5 * (low + high)
 
 
 class HeartBuilder:
@@ -106,7 +94,7 @@ class HeartBuilder:
 
     def _fit(self, key: str, field: Callable[..., Field], parts: tuple[Field, ...], low: float, high: float) -> Field:
         if self.calibrating:
-            self.offsets[key] = _solve(field, parts, self.p.volumes_ml[key], low, high, self._g.voxel_ml)
+            self.offsets[key] = offset_for(field, parts, self.p.volumes_ml[key], low, high, self._g.voxel_ml)
         return field(self.offsets[key], *parts)
 
     def _left_ventricle(self, f: Fields, aorta: Field) -> None:

@@ -6,6 +6,7 @@ A surface is a float32 field: below zero inside, about the distance in mm near t
 Every field is a function of the world point alone, so it does not depend on the grid or the slab it is evaluated on.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,6 +196,19 @@ def lowest(*fields: Field) -> Field:
     for f in fields[2:]:
         np.minimum(out, f, out=out)
     return out
+
+
+def offset_for(
+    field: Callable[..., Field], parts: tuple[Field, ...], target_ml: float, low: float, high: float, voxel_ml: float
+) -> float:
+    """The offset at which `field(offset, *parts)` encloses `target_ml`; the volume must grow with the offset."""
+    inside = field(high, *parts) < 0
+    parts = tuple(part[inside] for part in parts)  # only these voxels can ever be inside
+    for _ in range(11):
+        middle = 0.5 * (low + high)
+        volume = np.count_nonzero(field(middle, *parts) < 0) * voxel_ml
+        low, high = (middle, high) if volume < target_ml else (low, middle)
+    return 0.5 * (low + high)
 
 
 class RandomField:
