@@ -152,8 +152,8 @@ Noise in the aorta, {ERODED_MM:g} mm off its wall: {np.nanmean(noise[:, 1]):.1f}
 
 ## Tissue
 
-The same scans: median HU of each structure {ERODED_MM:g} mm off its surface against the attribute `hu`, the HU of its blood or muscle. Not the mean: muscle strands
-and papillary muscles inside the cavities belong to their labels.
+The same scans: median HU of each structure {ERODED_MM:g} mm off its surface against the attribute `hu`,
+the HU of its blood or muscle. Not the mean: muscle strands and papillary muscles inside the cavities belong to their labels.
 
 {table(["structure", "patients", "stated", "measured", "mean difference", "largest"], tissue)}
 
