@@ -210,6 +210,7 @@ def sections(reals: Sequence[Features], virtuals: Sequence[Features]) -> dict[st
 def page(reals: Sequence[Features], virtuals: Sequence[Features], patients: int) -> str:
     """The Markdown text."""
     machine = describe_machine()
+    failed = "".join(f"; one fails: {f.faults[0]}" for f in reals if f.faults)
     found = sections(reals, virtuals)
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in found.items())
     outside, rows = body.count("**"), sum(text.count("\n") - 1 for text in found.values())
@@ -226,7 +227,7 @@ z-scores (difference of the means in real standard deviations) look large, and t
 are only approximate, the aorta and the pulmonary artery are cut short, and valves are thin gaps.
 
 {sum(not f.faults for f in reals)} of the {len(reals)} real maps pass the
-[checks of the anatomy](../reference/virtual-patients.md#the-checks-of-the-anatomy) that apply to the structures they annotate{"".join(f"; one fails: {f.faults[0]}" for f in reals if f.faults)}.
+[checks of the anatomy](../reference/virtual-patients.md#the-checks-of-the-anatomy) that apply to the structures they annotate{failed}.
 
 Places are about the mean of the nine points, scaled to the real hearts' mean size (cube root of the volume of chambers and muscle); for the
 first table each heart is also turned onto the real mean by least squares. Contacts are areas over which two structures face each other along
