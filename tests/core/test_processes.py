@@ -26,6 +26,14 @@ def test_results_come_in_order(workers: int) -> None:
     assert list(each(math.sqrt, [9.0, 4.0, 1.0, 16.0], workers)) == [3.0, 2.0, 1.0, 4.0]
 
 
+def test_workers_compute_with_one_thread_and_the_caller_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    names = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"]
+    assert list(each(os.getenv, names, 2)) == ["1", "1"]
+    assert [os.getenv(n) for n in names] == ["3", None]
+
+
 def test_a_killed_worker_is_one_line() -> None:
     with pytest.raises(InputError, match="fewer --workers"):
         list(each(os._exit, [1, 1], 2))

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from auricle.core.anatomy import ID
 from auricle.core.errors import InputError
 from auricle.phantom import draw_patient, render
-from auricle.phantom.anatomy import CALIBRATION_MM, Anatomy, build_anatomy, warp
+from auricle.phantom.anatomy import CALIBRATION_MM, Anatomy, build_anatomy, cavity_field, warp
 from auricle.phantom.coronaries import RADII_MM
+from auricle.phantom.heart import HEART_BOX_HIGH, HEART_BOX_LOW
 from auricle.phantom.patient import EFFECTS, PATHOLOGIES, VEINS, Patient
 from auricle.phantom.scan import patient_seed
 from auricle.phantom.shapes import Grid, RandomField
@@ -60,6 +61,17 @@ def test_coronaries_run_on_the_heart() -> None:
     assert np.linalg.norm(anatomy.coronaries["LAD"][-1, :3] - apex) < 30
     assert anatomy.coronaries["LCX"][-1, 1] > anatomy.coronaries["LCX"][0, 1] + 10  # around to the back
     assert anatomy.coronaries["RCA"][:, 0].min() < anatomy.marks.aortic[0] - 15  # down the right side
+
+
+@pytest.mark.parametrize("pathology", [(), ("dilated ventricle",), ("hypertrophy", "atrial fibrillation")])
+def test_no_heart_reaches_into_the_chest_wall(pathology: tuple[str, ...]) -> None:
+    for index in range(5):
+        anatomy = build_anatomy(draw_patient(patient_seed(31, index), pathology=pathology))
+        middle = 0.5 * (np.array(HEART_BOX_LOW) + np.array(HEART_BOX_HIGH))[::-1]
+        nz, ny, nx = anatomy.coarse_label.shape
+        grid = warp(anatomy.random, Grid.centered((nz, ny, nx), (CALIBRATION_MM,) * 3, middle))
+        chambers = np.isin(anatomy.coarse_label, [ID[k] for k in ("LV", "RV", "RA", "LA", "MYO")])
+        assert cavity_field(grid, anatomy.marks, anatomy.thorax_mm)[chambers].max() < -2
 
 
 @pytest.mark.parametrize("variant", VEINS)

@@ -13,6 +13,8 @@ from typing import TypeVar
 
 from auricle.core.errors import InputError
 
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
 J = TypeVar("J")
 R = TypeVar("R")
 
@@ -29,7 +31,7 @@ def each(work: Callable[[J], R], jobs: Sequence[J], workers: int) -> Iterator[R]
     others = set(multiprocessing.active_children())
     # Spawned, not forked: torch's threads do not survive a fork.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_parent) as pool:
-        with _interrupts_ignored():
+        with _interrupts_ignored(), _one_thread_each():
             # Not `map`, which cancels what is waiting: the pool then stumbles over it when its workers are ended.
             waiting = deque(pool.submit(work, job) for job in jobs)
         try:
@@ -54,6 +56,21 @@ def _interrupts_ignored() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started within inherit this: numpy's and torch's own threads in each of them would fight over the cores."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _end_with_parent() -> None:

@@ -4,11 +4,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auricle.phantom.anatomy import Anatomy, inflows, swirled
+from auricle.phantom.body import paint
 from auricle.phantom.calcium import paint_calcium
 from auricle.phantom.heart import Heart
 from auricle.phantom.landmarks import AORTIC_AXIS, PULMONARY_AXIS, appendage
 from auricle.phantom.shapes import FAR, Field, Grid, Vector, ellipsoid, highest, lowest, plane, spline, tube
-from auricle.phantom.thorax import Thorax, envelope, paint
+from auricle.phantom.thorax import Thorax, envelope
 
 LUMEN_AIR_HU = -985.0
 EFFUSION_HU = 12.0

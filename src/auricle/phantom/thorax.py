@@ -9,8 +9,7 @@ import numpy as np
 
 from auricle.phantom.abdomen import diaphragm, paint_abdomen
 from auricle.phantom.anatomy import Anatomy, cavity_field
-from auricle.phantom.body import Shade, draw_body, folded
-from auricle.phantom.body import paint as paint
+from auricle.phantom.body import Shade, draw_body, folded, paint
 from auricle.phantom.chest_wall import paint_chest_wall
 from auricle.phantom.heart import Heart
 from auricle.phantom.lungs import lung_hu
