@@ -7,6 +7,7 @@ import importlib.util
 import os
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from auricle.core.anatomy import ID, KEYS
 from auricle.core.case import Case
+from auricle.core.errors import InputError
 from auricle.data.nifti import read_label
 from auricle.phantom import check, draw_patient, virtual_patient
 from auricle.phantom.anatomy import CALIBRATION_MM, build_anatomy
@@ -154,3 +156,19 @@ def test_real_maps_pass_and_damaged_ones_do_not() -> None:
             damage = mutations.all_mutations(NO_LAA)
             missed = [n for n, f in damage.items() if not check(np.ascontiguousarray(f(label, (x, y, z))), (x, y, z), structures=NO_LAA)]
             assert missed == []
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((4, 4), np.uint8), np.full((4, 4, 4), 9), np.full((4, 4, 4), -1), np.full((4, 4, 4), 0.5), np.full((4, 4, 4), np.nan)],
+    ids=["two dimensions", "unknown id", "negative", "fraction", "not a number"],
+)  # fmt: skip
+def test_what_is_no_label_map_is_refused_in_words(array: NDArray[Any]) -> None:
+    with pytest.raises(InputError, match="label map"):
+        check(array, (2.0, 2.0, 2.0))
+
+
+def test_whole_numbers_of_any_type_are_judged_alike() -> None:
+    label = np.zeros((12, 12, 12), np.uint8)
+    label[3:8, 3:8, 3:8] = ID["LV"]
+    assert check(label.astype(np.float64), (3.0, 3.0, 3.0)) == check(label.astype(np.int64), (3.0, 3.0, 3.0)) == check(label, (3.0, 3.0, 3.0)) != []
+    assert not any("MYO" in f for f in check(label, (3.0, 3.0, 3.0), structures=("LV", "LA", "AO")))

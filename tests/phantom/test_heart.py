@@ -150,3 +150,24 @@ def test_valves_close_and_open_with_the_heart() -> None:
         assert case.label is not None
         middles.append(float(case.image[8:12, 8:12, 9:22].min()) / patient.hu["AO"])
     assert middles[0] < 0.6 < 0.68 < middles[1]
+
+
+def test_a_view_that_cuts_a_vessel_keeps_all_of_it() -> None:
+    """Labels are those of a wide view, whatever the field of view leaves of them."""
+    anatomy_of = draw_patient(patient_seed(0, 8), pathology=False)
+    wide = render(still(anatomy_of), (88, 88, 72), SPACING)
+    narrow = render(still(anatomy_of), (40, 40, 40), SPACING)
+    assert wide.label is not None
+    assert narrow.label is not None
+    inside = wide.label[24:64, 24:64, 16:56]
+    for key in ("PA", "AO", "LA", "RV"):
+        lost = (inside == ID[key]) & (narrow.label != ID[key])
+        assert lost.sum() * wide.voxel_ml < 0.1, key
+
+
+def test_no_dilated_heart_is_cut_by_its_own_box() -> None:
+    for index in (3, 204):
+        ill = draw_patient(patient_seed(0, index), pathology=["dilated ventricle"])
+        label = build_anatomy(ill).coarse_label
+        faces = np.concatenate([np.moveaxis(label, k, 0)[[0, -1]].ravel() for k in range(3)])
+        assert not set(np.unique(faces)) & {ID[k] for k in ("LV", "MYO", "RV", "LA", "RA", "LAA")}

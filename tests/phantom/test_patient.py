@@ -66,3 +66,19 @@ def test_patient_seeds_differ_and_survive_json() -> None:
     assert len(set(seeds)) == len(seeds)
     assert max(seeds) < 2**53
     assert json.loads(json.dumps(seeds)) == seeds
+
+
+def test_contrast_leaves_other_tissues_alone() -> None:
+    for seed in range(8):
+        people = [draw_patient(seed, contrast=c).hu for c in CONTRASTS]
+        for tissue in ("muscle", "fat", "epicardial fat", "lung"):
+            assert len({hu[tissue] for hu in people}) == 1, tissue
+
+
+def test_two_prostheses_sit_in_two_valves() -> None:
+    for seed in range(20):
+        both = draw_patient(seed, metal=["mechanical valve", "bioprosthetic valve"]).scanner
+        assert both.replaced == ("aortic", "mitral")
+        one = draw_patient(seed, metal=["mechanical valve"]).scanner
+        assert one.replaced == (one.valve,)
+        assert draw_patient(seed, metal=False).scanner.replaced == ()

@@ -18,7 +18,7 @@ def test_one_setting_has_one_spelling() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ("-n 0", "--patients must be at least 1"),
+        ("-n 0", "--patients must be 1 to"),
         ("--first -1", "--first must not be negative"),
         ("--seed -1", "--seed must not be negative"),
         ("--workers -1", "--workers must not be negative"),
@@ -32,7 +32,7 @@ def test_one_setting_has_one_spelling() -> None:
         ("--sex X", "--sex"),
         ("--contrast portal", "--contrast 'portal' is not known; choose from chase"),
         ("--metal gold", "--metal 'gold' is not known"),
-        ("--metal any pacemaker-lead", "--metal 'any' is not known; give none or any alone"),
+        ("--metal any pacemaker-lead", "--metal takes any and none alone"),
         ("--pathology flu", "--pathology 'flu' is not known"),
         ("--prevalence hypertrophy=2", "--prevalence 'hypertrophy=2' is not KIND=SHARE"),
         ("--layout dicom", "--layout"),

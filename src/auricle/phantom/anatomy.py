@@ -113,7 +113,7 @@ def build_anatomy(p: Patient) -> Anatomy:
     grid = warp(random, still)
     heart = build_heart(p, m, v, grid, shape_noise(random, grid))
     label = heart.labels()
-    clean(label, grid.voxel_ml)
+    clean(label)
     body = np.isin(label, [ID[k] for k in ("LV", "RV", "LA", "RA", "MYO")])
     where = np.argwhere(body)
     center = np.array([grid.x[0], grid.y[0], grid.z[0]], float) + where.mean(0)[::-1] * CALIBRATION_MM

@@ -35,7 +35,7 @@ def paint_calcium(a: Anatomy, grid: Grid, image: Field) -> None:
     for artery, own in zip(("LAD", "LCX", "RCA"), rng.spawn(3), strict=True):
         if artery in s.calcified:
             _plaques(grid, image, a.coronaries[artery], own)
-    if s.valve_calcium:
+    if s.valve_calcium and "aortic" not in s.replaced:
         _cusps(a, grid, image, rng)
 
 

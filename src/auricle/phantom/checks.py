@@ -19,6 +19,7 @@ from auricle.phantom.measures import (
     Label,
     Points,
     Spacing,
+    as_label,
     bare_area,
     contact_areas,
     distance_between,
@@ -90,7 +91,7 @@ def _areas(heart: Hearts, areas: NDArray[np.float64], joints: Joints) -> list[st
 
 def _bare(label: Label, spacing: Spacing, heart: Hearts, joints: Joints) -> list[str]:
     rims = [joints[v][1] for v in ("mitral", "aortic") if v in joints]
-    if len(rims) < 2 or not sum(map(len, rims)):
+    if "MYO" not in heart or len(rims) < 2 or not sum(map(len, rims)):
         return []
     area = bare_area(label, spacing, heart["LV"], np.concatenate(rims), RIM_MM)
     return [f"MYO has a gap: {area:.0f} mm2 of the LV lie bare, at most {BARE_MM2:.0f} allowed"] if area > BARE_MM2 else []
@@ -188,9 +189,9 @@ def check(
     `spacing` is the voxel size in mm, `targets` are volumes in mL that the map was made for, `structures` are those that the map
     annotates: no rule about another applies. Contacts that must be hold across unlabeled valves, contacts that must not be are
     common faces. Of structures that reach the border the least volume is not asked, pieces there may be joined outside, and the
-    contact of two of them may lie outside.
+    contact of two of them may lie outside. Raises `InputError` for an array that is no such map.
     """
-    assert label.ndim == 3
+    label = as_label(label)
     heart = survey(label, spacing)
     found = [f"{k} is missing" for k in KEYS if k in structures and k not in heart]
     found += [f"{k} is not among the structures that are annotated" for k in heart if k not in structures]

@@ -38,13 +38,11 @@ from auricle.phantom.shapes import (
     unit,
 )
 
-HEART_BOX_LOW = (-89.0, -95.0, -89.0)
-HEART_BOX_HIGH = (97.0, 91.0, 103.0)
+HEART_BOX_LOW = (-89.0, -107.0, -101.0)
+HEART_BOX_HIGH = (121.0, 91.0, 103.0)
 """World box (x, y, z in mm) that holds the chambers; only the great vessels leave it."""
 ORDER = ("LAA", "RA", "RV", "PA", "LA", "MYO", "AO", "LV")
 """Where two structures overlap, the later one wins."""
-LEAST_AORTA_ML = 0.8
-"""Pieces of the aorta at least this large are kept: the field of view may cut it in two."""
 
 RV_RADII = (42.1, 42.7, 39.9)
 """Half axes of the right ventricle's body along the left one's axis, toward the septum and up, mm at scale one."""
@@ -279,8 +277,8 @@ def build_heart(
     return Heart(box, inner, aorta, pulmonary, builder.offsets)
 
 
-def clean(label: NDArray[np.uint8], voxel_ml: float) -> None:
-    """Keep each structure's largest 6-connected piece (every large piece of the aorta), in place."""
+def clean(label: NDArray[np.uint8]) -> None:
+    """Keep each structure's largest 6-connected piece, and every piece that the field of view may have cut off, in place."""
     for value, box in enumerate(ndimage.find_objects(label, len(ID)), 1):
         if box is None:
             continue
@@ -289,6 +287,9 @@ def clean(label: NDArray[np.uint8], voxel_ml: float) -> None:
             sizes = np.bincount(pieces.ravel())
             sizes[0] = 0
             keep = sizes == sizes.max()
-            if value == ID["AO"]:
-                keep |= sizes * voxel_ml >= LEAST_AORTA_ML
+            for axis, (part, size) in enumerate(zip(box, label.shape, strict=True)):
+                faces = np.moveaxis(pieces, axis, 0)
+                for face, at_border in ((faces[0], part.start == 0), (faces[-1], part.stop == size)):
+                    if at_border:
+                        keep[np.unique(face)] = True
             label[box][(pieces > 0) & ~keep[pieces]] = 0

@@ -5,6 +5,7 @@ Places are in mm from the center of the array's first voxel; x grows to the Righ
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from auricle.core.anatomy import BACKGROUND, ID, KEYS, LABEL_COUNT
+from auricle.core.errors import InputError
 
 Label = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -50,6 +52,16 @@ class Seen:
         found = np.argwhere(self.mask[tuple(slice(None, None, n) for n in steps)]) * steps
         found = found if len(found) else np.argwhere(self.mask)
         return np.asarray((found + [s.start for s in self.box]) * np.asarray(spacing))
+
+
+def as_label(values: NDArray[Any]) -> Label:
+    """A label map as uint8; raises `InputError` unless it has three dimensions and whole numbers from 0 to the last id."""
+    if values.ndim != 3:
+        raise InputError(f"a label map has three dimensions, this array has {values.ndim}")
+    whole = values.dtype.kind in "bui" or bool((values == np.rint(values)).all())
+    if values.size == 0 or not whole or values.min() < 0 or values.max() >= LABEL_COUNT:
+        raise InputError(f"a label map holds whole numbers from 0 to {LABEL_COUNT - 1}; translate other label values first")
+    return values.astype(np.uint8, copy=False)
 
 
 def survey(label: Label, spacing: Spacing) -> dict[str, Seen]:

@@ -60,7 +60,7 @@ def _frame(axis: Vector) -> tuple[Vector, Vector]:
 def _valve_place(a: Anatomy) -> tuple[Vector, Vector, float, bool]:
     """Center, direction of flow, radius and whether it is open, of the valve that is replaced."""
     systole = a.patient.phase > 0.5
-    if a.patient.scanner.valve == "mitral":
+    if "mitral" in a.patient.scanner.replaced:
         return a.marks.mitral + 2 * a.marks.axis, a.marks.axis, 13.0 * a.marks.overall, not systole
     return a.marks.aortic, AORTIC_AXIS, a.patient.aorta_mm["annulus"], systole
 

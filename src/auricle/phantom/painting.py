@@ -173,10 +173,10 @@ class HeartPainter:
         """Thin leaflets: those between atria and ventricles open in diastole, those of the great arteries in systole."""
         m, p = self.m, self.p
         systole, muscle = p.phase > 0.5, self.hu["MYO"]
-        if "mechanical valve" not in p.scanner.metal or p.scanner.valve != "mitral":
+        if "mitral" not in p.scanner.replaced:
             self._inlet(m.mitral + 2 * m.axis, m.axis, 13 * m.scale, systole, muscle)
         self._inlet(m.tricuspid, m.tricuspid_axis, 16 * m.scale, systole, muscle)
-        if not {"bioprosthetic valve", "mechanical valve"} & set(p.scanner.metal):
+        if "aortic" not in p.scanner.replaced:
             self._outlet(m.aortic, AORTIC_AXIS, p.aorta_mm["annulus"], systole, muscle)
         self._outlet(m.pulmonary, PULMONARY_AXIS, p.pulmonary_mm, systole, muscle)
 

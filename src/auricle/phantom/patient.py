@@ -14,7 +14,7 @@ CONTRASTS: dict[str, float] = {"chase": 0.38, "mixed": 0.26, "early": 0.13, "ven
 (right side brighter than the left), venous (all chambers alike, close to the muscle), none."""
 APPENDAGES: dict[str, float] = {"chickenwing": 0.35, "windsock": 0.33, "cactus": 0.18, "cauliflower": 0.14}
 PHASES: dict[float, float] = {0.0: 0.25, 0.15: 0.5, 0.9: 0.15, 1.0: 0.1}
-"""Heart phase and its share: 0 is end-diastole, 0.15 mid-diastole, 1 end-systole."""
+"""Heart phase and its share: 0 is end-diastole, 0.15 mid-diastole, 0.9 late and 1 end-systole."""
 
 PATHOLOGIES: dict[str, float] = {
     "dilated ventricle": 0.05, "hypertrophy": 0.06, "atrial fibrillation": 0.08, "aortic dilation": 0.05,
@@ -75,7 +75,7 @@ class Patient:
     gas_in_esophagus: bool
 
 
-JITTERED = ("base", "la", "pv", "ra", "spine", "descending", "ascending", "bifurcation", "ribs", "discs")
+JITTERED = ("base", "la", "pv", "ra", "spine", "descending", "ascending", "bifurcation")
 
 
 def _normal(rng: np.random.Generator, mean: float, sd: float) -> float:
@@ -169,10 +169,10 @@ def _tissues(rng: np.random.Generator, contrast: str) -> tuple[dict[str, float],
     z = n(0, 1)
     # Undiluted agent on its way to the heart: 640 to 930 HU in most, up to 1300.
     undiluted = float(np.clip(785 + 110 * z + 150 * max(z - 1, 0), max(550, right + 60), 1300))
-    washed = contrast == "venous"
+    washed, (opened, inflow) = contrast == "venous", rng.standard_normal(2)
     hu |= {
         "SVC": undiluted if contrast in ("mixed", "early") else right + agent * max(40 + 40 * z, -60),
-        "IVC": right - n(8, 6) if washed else n(50, 6) + (0 if contrast == "none" else abs(n(30, 25))),
+        "IVC": right - 8 - 6 * opened if washed else 50 + 6 * opened + (0 if contrast == "none" else abs(30 + 25 * inflow)),
         "muscle": n(55, 6), "fat": n(-102, 8), "epicardial fat": n(-88, 8), "lung": n(-850, 28),
         "liver": n(58, 8) + (n(45, 8) if washed else n(18, 8, agent)), "wall": n(60, 8) + n(20, 8, agent),
     }  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from auricle.core.anatomy import KEYS
+from auricle.core.anatomy import ID, KEYS
 from auricle.core.case import Case
 from auricle.core.errors import InputError
 from auricle.phantom.acquisition import acquire
@@ -23,13 +23,16 @@ from auricle.phantom.shapes import Field, Grid
 SLAB_VOXELS = 600_000
 """Voxels that are worked on at a time: bounds the memory of the fields."""
 TRIES = 8
-"""A virtual patient whose heart fails its checks is redrawn at most this often."""
+"""A virtual patient whose heart fails its checks is drawn at most this often."""
 
 
 def anatomy_faults(anatomy: Anatomy) -> list[str]:
     """What `check` finds wrong with a patient on the calibration grid, which does not depend on the scan."""
     label = np.ascontiguousarray(anatomy.coarse_label.transpose(2, 1, 0)[::-1, ::-1])
-    return check(label, (CALIBRATION_MM,) * 3, targets=anatomy.patient.volumes_ml)
+    found = check(label, (CALIBRATION_MM,) * 3, targets=anatomy.patient.volumes_ml)
+    faces = np.concatenate([np.moveaxis(label, k, 0)[[0, -1]].ravel() for k in range(3)])
+    # Here no field of view excuses a chamber that is cut.
+    return found + [f"{k} is larger than the phantom's heart may be" for k in KEYS if k not in ("AO", "PA") and (faces == ID[k]).any()]
 
 
 def patient_seed(seed: int, index: int, attempt: int = 0) -> int:
@@ -57,7 +60,7 @@ def _paint_slabs(anatomy: Anatomy, grid: Grid, mobility: Mobility | None, worker
             metal[start:stop] = metal_field(anatomy, slab)
 
     over_chunks(work, grid.shape[0], max(1, SLAB_VOXELS // (grid.shape[1] * grid.shape[2])), workers)
-    clean(label, grid.voxel_ml)
+    clean(label)
     return image, label, metal
 
 

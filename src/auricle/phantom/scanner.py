@@ -110,7 +110,14 @@ class Scanner:
     stented: str
     """The coronary artery that a stent would be in."""
     valve_calcium: bool
-    """Calcified aortic valve."""
+    """Calcified aortic valve, where it is not replaced."""
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """Valves with a prosthesis; beside a bioprosthesis a mechanical one sits in the mitral valve."""
+        biological = "bioprosthetic valve" in self.metal
+        mechanical = "mechanical valve" in self.metal and ("mitral" if biological else self.valve)
+        return tuple(v for v in VALVES if v == mechanical or (biological and v == "aortic"))
 
 
 METAL_SHARE = 0.15
@@ -156,13 +163,12 @@ def draw_scanner(seed: int, *, metal: bool | Sequence[str] | None = None) -> Sca
 
 def scanner_attributes(s: Scanner) -> dict[str, Any]:
     """The scan as flat JSON values; what it does not have is None, zero or empty."""
-    prosthesis = s.valve if "mechanical valve" in s.metal else "aortic" if "bioprosthetic valve" in s.metal else None
     return {
         "kernel": s.kernel, "dose": round(s.dose, 3), "native_noise_sd_hu": round(s.noise_sd_hu, 2),
         "nps_peak_per_mm": s.nps_peak_per_mm, "point_spread_mm": round(s.width_mm, 3), "slice_mm": s.slice_mm,
         "motion_mm": round(s.motion_mm, 2), "step_mm": round(s.step_mm, 2), "step_period_mm": round(s.step_period_mm, 2),
-        "step_phase": round(s.step_phase, 3), "padding_hu": s.padding_hu, "metal": list(s.metal), "replaced_valve": prosthesis,
+        "step_phase": round(s.step_phase, 3), "padding_hu": s.padding_hu, "metal": list(s.metal), "replaced_valves": list(s.replaced),
         "reconstruction_mm": None if s.reconstruction_mm is None else round(s.reconstruction_mm, 1),
         "stented_artery": s.stented if "coronary stent" in s.metal else None, "calcified_arteries": list(s.calcified),
-        "calcified_valve": s.valve_calcium,
+        "calcified_valve": s.valve_calcium and "aortic" not in s.replaced,
     }  # fmt: skip

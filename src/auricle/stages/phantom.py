@@ -124,7 +124,7 @@ def _check_folder(out: Path, settings: dict[str, Any]) -> None:
         return
     if not out.is_dir():
         raise InputError(f"{out} is not a folder")
-    if all(_is_temporary(p) for p in out.iterdir()):
+    if all(_is_temporary(p) or p.name == ".DS_Store" for p in out.iterdir()):
         return
     try:
         facts = read_json(out / "dataset.json") if (out / "dataset.json").exists() else {}
@@ -158,7 +158,10 @@ def _missing(config: PhantomConfig, out: Path) -> list[int]:
 def _rows(config: PhantomConfig, out: Path) -> dict[str, Row]:
     """Rows of the finished patients, by id, in the order of their indices."""
     table = out / "patients.csv"
-    rows = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig")))) if table.exists() else []
+    reader = csv.DictReader(io.StringIO(table.read_text(encoding="utf-8-sig") if table.exists() else "id\n"))
+    if "id" not in (reader.fieldnames or ()):
+        raise InputError(f"{table} has no column id: mend it, or remove it and its patients are made again")
+    rows: list[Any] = list(reader)
     rows += [read_json(p) for p in sorted((out / WORK).glob("virtual-*.json"))]
     found = {r["id"]: r for r in rows if re.fullmatch(rf"virtual-{config.seed}-\d{{4,}}", r.get("id", ""))}
     order = sorted(found, key=lambda name: int(name.rsplit("-", 1)[1]))

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,6 +18,7 @@ Triple = tuple[float, float, float]
 
 SPACING_MM = (0.1, 10.0)
 FURTHEST_MM = 500.0
+MOST_PATIENTS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class PhantomConfig:
     """Processes; 0 takes one a core, fewer where the memory holds fewer."""
 
     def __post_init__(self) -> None:
-        if self.patients < 1:
-            raise ValueError(f"--patients must be at least 1, not {self.patients}")
+        if not 1 <= self.patients <= MOST_PATIENTS:
+            raise ValueError(f"--patients must be 1 to {MOST_PATIENTS}, not {self.patients}")
         for name in ("seed", "first", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} must not be negative, not {getattr(self, name)}")
@@ -114,9 +114,11 @@ def _kinds(flag: str, words: tuple[str, ...], known: Iterable[str]) -> bool | tu
     if words in (("any",), ("none",)):
         return words == ("any",)
     names = {_typed(k): k for k in known}
+    if {"any", "none"} & set(words):
+        raise ValueError(f"{flag} takes any and none alone, not {' '.join(words)}")
     unknown = [w for w in words if _typed(w) not in names]
     if unknown:
-        raise ValueError(f"{flag} {unknown[0]!r} is not known; give none or any alone, or some of {', '.join(names)}")
+        raise ValueError(f"{flag} {unknown[0]!r} is not known; give none, any, or some of {', '.join(names)}")
     return tuple(k for n, k in names.items() if n in map(_typed, words))
 
 
@@ -124,7 +126,10 @@ def _shares(words: tuple[str, ...]) -> dict[str, float]:
     names, found = {_typed(k): k for k in PATHOLOGIES}, {}
     for word in words:
         kind, _, share = word.rpartition("=")
-        number = float(share) if re.fullmatch(r"\d*\.?\d+", share) else math.nan
+        try:
+            number = float(share)
+        except ValueError:
+            number = math.nan
         if _typed(kind) not in names or not 0 <= number <= 1:
             raise ValueError(f"--prevalence {word!r} is not KIND=SHARE with a share of 0 to 1 and a kind of {', '.join(names)}")
         found[names[_typed(kind)]] = number
