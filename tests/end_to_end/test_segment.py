@@ -38,8 +38,8 @@ class Template(torch.nn.Module):
 
 
 def painted_case(size: tuple[int, int, int], spacing: tuple[float, float, float]) -> tuple[Case, NDArray[np.uint8]]:
-    """A virtual patient painted in the template's brightnesses."""
-    patient = virtual_patient(0, 1, size, spacing)
+    """A virtual patient painted in the template's brightnesses; a man, whose chambers are larger against 5 mm voxels."""
+    patient = virtual_patient(0, 1, size, spacing, sex="M", pathology=False)
     assert patient.label is not None
     levels = np.array([-1000, 100, 200, 300, 400, 500, 600, 700, 800], np.int16)
     return replace(patient, image=levels[patient.label]), patient.label
@@ -65,7 +65,7 @@ def test_the_label_map_lies_on_the_scans_own_grid(turn: tuple[int, int, int], fl
     assert np.array_equal(result.case.affine, affine)
     for key in ("LV", "RV", "RA"):
         # 5 mm voxels seen on a 2.5 mm grid.
-        assert dice(result.case.label, wanted, key) > 0.75
+        assert dice(result.case.label, wanted, key) > 0.8
     upright = segment.segment(Template(), GRID, case).case.label  # type: ignore[arg-type]
     assert upright is not None
     assert np.mean(nib.orientations.apply_orientation(upright, ornt) == result.case.label) > 0.999
