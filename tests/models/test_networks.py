@@ -101,3 +101,89 @@ def test_masks_follow_their_numbers() -> None:
     mask = torch.zeros(1, 1, 8, 8, 8, dtype=torch.bool)
     mask[..., :4] = True
     assert apply_mask(image, mask).sum() == 256
+
+
+def _random(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Weights that leave nothing at zero."""
+    generator = torch.Generator().manual_seed(seed)
+    for p in network.parameters():
+        p.data = torch.randn(p.shape, generator=generator) * (0.3 if p.ndim < 2 else (1 / p[0].numel()) ** 0.5)
+    return network.eval()
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+@pytest.mark.parametrize("channels", [(4, 8), (4,), (4, 6, 8)])
+@torch.no_grad()
+def test_tiles_decode_to_the_whole(channels: tuple[int, ...], blocks: int) -> None:
+    network = _random(Autoencoder(AutoencoderConfig(channels=channels, blocks=blocks, latent_channels=2)))
+    assert isinstance(network, Autoencoder)
+    latent = torch.randn(1, 2, 2 * network.halo + 3, 5, 6)
+    image, label = network.decode(latent)
+    for tile in (2, 5, 64):
+        tiled_image, tiled_label = network.decode_tiled(latent, tile)
+        assert torch.allclose(tiled_image, image, atol=1e-4)
+        assert torch.allclose(tiled_label, label, atol=1e-4)
+    with pytest.raises(ValueError, match="--tile"):
+        network.decode_tiled(latent, 0)
+
+
+@torch.no_grad()
+def test_a_decoded_voxel_depends_on_the_halo_and_on_no_more() -> None:
+    network = _random(Autoencoder(AutoencoderConfig(channels=(4, 8), blocks=1, latent_channels=2)))
+    assert isinstance(network, Autoencoder)
+    n, d = 2 * network.halo + 5, network.config.downsampling
+    latent = torch.randn(1, 2, n, 4, 4)
+    changed = latent.clone()
+    changed[:, :, 0] += 5.0
+    difference = (network.decode(latent)[0] - network.decode(changed)[0]).abs().amax((0, 1, 3, 4))
+    reached = int((difference > 1e-6).nonzero().max())
+    assert (network.halo - 1) * d < reached < (network.halo + 1) * d
+
+
+def test_a_patch_is_encoded_as_in_the_whole_volume() -> None:
+    """No statistic over space: inside, far from its border, a patch gives the latent that the whole volume gives."""
+    network = _random(Autoencoder(AutoencoderConfig(channels=(4, 8), blocks=1, latent_channels=2)))
+    assert isinstance(network, Autoencoder)
+    image, packed = torch.randn(1, 1, 64, 16, 16), torch.rand(1, 3, 64, 16, 16)
+    with torch.no_grad():
+        whole = network.encode(image, packed)[0]
+        part = network.encode(image[:, :, :48], packed[:, :, :48])[0]
+    assert torch.allclose(whole[:, :, :4], part[:, :, :4], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "denoiser"])
+def test_checkpointing_changes_neither_output_nor_gradient(kind: str) -> None:
+    gradients = []
+    for flag in (False, True):
+        if kind == "autoencoder":
+            network: nn.Module = _random(Autoencoder(AutoencoderConfig(channels=(4, 8), blocks=1, latent_channels=2, checkpoint=flag)))
+            inputs: tuple[torch.Tensor, ...] = (torch.linspace(-1, 1, 4096).reshape(1, 1, 16, 16, 16), torch.full((1, 3, 16, 16, 16), 0.4))
+            out = torch.cat(network(*inputs)[:2], dim=1)
+        else:
+            network = _random(Denoiser(DenoiserConfig(channels=(8, 16), blocks=1, checkpoint=flag), latent_channels=2))
+            inputs = (torch.linspace(-1, 1, 1024).reshape(1, 2, 8, 8, 8), torch.tensor([0.3]))
+            out = network(*inputs)
+        out.square().sum().backward()
+        gradients.append([out.detach(), *(p.grad for p in network.parameters() if p.grad is not None)])
+    assert len(gradients[0]) == len(gradients[1])
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*gradients, strict=True))
+
+
+def test_denoiser_takes_conditions_and_does_without() -> None:
+    network = _random(Denoiser(DenoiserConfig(channels=(8, 16), blocks=1), latent_channels=2, condition_width=5))
+    x, t = torch.randn(2, 2, 8, 8, 8), torch.tensor([0.2, 0.7])
+    free = network(x, t)
+    assert torch.equal(free, network(x, t, torch.zeros(2, 5)))
+    told = network(x, t, torch.tensor([[0.0] * 5, [1.0, 0.0, 0.0, 0.0, 1.0]]))
+    assert torch.allclose(free[0], told[0], atol=1e-5)
+    assert not torch.allclose(free[1], told[1], atol=1e-3)
+
+
+def test_denoiser_knows_places() -> None:
+    """The same content elsewhere gives another answer: a heart has its place in the field of view."""
+    network = _random(Denoiser(DenoiserConfig(channels=(8,), blocks=1), latent_channels=2))
+    x = torch.zeros(1, 2, 16, 8, 8)
+    x[:, :, 4:6] = 1.0
+    t = torch.tensor([0.5])
+    moved = network(x.roll(6, 2), t).roll(-6, 2)
+    assert not torch.allclose(network(x, t)[:, :, 4:6], moved[:, :, 4:6], atol=1e-3)

@@ -36,10 +36,14 @@ class Parameterization(Protocol):
 
 @dataclass(frozen=True)
 class Flow:
-    """Rectified flow (Liu et al. 2023): ``x_t = (1 - t) x0 + t noise``, the network gives ``noise - x0``; logit-normal times (Esser et al. 2024)."""
+    """Rectified flow (Liu et al. 2023): ``x_t = (1 - t) x0 + t noise``, the network gives ``noise - x0``; logit-normal times (Esser et al. 2024).
 
-    location: float = 0.0
-    scale: float = 1.0
+    Neighboring voxels of a latent say much the same, so anatomy is decided where the noise is several times the signal: a location of 1.1
+    (a shift of three, Esser et al. 2024, section 5.3.2) puts a sixth of the training above sigma 9, where a location of 0 puts a hundredth.
+    """
+
+    location: float = 1.1
+    scale: float = 1.2
 
     def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """With t = sigma / (1 + sigma): x_t = (1 - t) x and x0 = x_t - t v."""

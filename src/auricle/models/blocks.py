@@ -1,9 +1,11 @@
 """Blocks shared by the three networks: pre-activation residual blocks, sampling by voxel shuffle, time embedding.
 
-GroupNorm everywhere: it costs the same in either memory layout and does not depend on the batch.
+GroupNorm in denoiser and segmenter: it costs the same in either memory layout and does not depend on the batch. The autoencoder normalizes
+every voxel by itself (`ChannelNorm`), so that what it decodes depends on a bounded surrounding alone and volumes can be decoded in tiles.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,18 @@ def group_norm(channels: int) -> nn.GroupNorm:
     """GroupNorm with up to 8 groups of at least 4 channels."""
     groups = next(g for g in (8, 6, 4, 3, 2, 1) if channels % g == 0 and (channels // g >= 4 or g == 1))
     return nn.GroupNorm(groups, channels)
+
+
+class ChannelNorm(nn.Module):
+    """Layer normalization over the channels of each voxel (Ba et al. 2016): no statistic over space, so patches and volumes agree."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, X, Y, Z) to the same shape."""
+        return F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias).movedim(-1, 1)
 
 
 class Conv3d(nn.Conv3d):
@@ -30,13 +44,13 @@ class Conv3d(nn.Conv3d):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3x3 convolutions with GroupNorm and SiLU; an optional embedding scales and shifts the second norm."""
+    """Two 3x3x3 convolutions with a norm (GroupNorm unless told otherwise) and SiLU; an optional embedding scales and shifts the second norm."""
 
-    def __init__(self, inputs: int, outputs: int, embedding: int = 0) -> None:
+    def __init__(self, inputs: int, outputs: int, embedding: int = 0, norm: Callable[[int], nn.Module] = group_norm) -> None:
         super().__init__()
-        self.norm1 = group_norm(inputs)
+        self.norm1 = norm(inputs)
         self.conv1 = Conv3d(inputs, outputs, 3, padding=1)
-        self.norm2 = group_norm(outputs)
+        self.norm2 = norm(outputs)
         self.conv2 = Conv3d(outputs, outputs, 3, padding=1)
         self.skip = Conv3d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         self.modulate = nn.Linear(embedding, 2 * outputs) if embedding else None

@@ -1,0 +1,212 @@
+"""What a generated pair can be asked for, and the numbers in which a network is told.
+
+Anything may be missing, in training (a cohort that does not record it) and in sampling (a user who does not ask for it): each
+condition is a value and a flag that says whether it is known.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from auricle.core.anatomy import ID, KEYS, LABEL_COUNT
+from auricle.core.errors import InputError
+from auricle.data.preprocess import heart_center
+
+Contrast = Literal["chase", "mixed", "early", "venous", "none"]
+CONTRASTS: tuple[Contrast, ...] = ("chase", "mixed", "early", "venous", "none")
+LOCATION_MM = 10.0
+"""Unit in which a network sees the location."""
+LEAST_ML = 0.1
+"""Volumes below this count as this: the network sees logarithms."""
+
+GROUPS: tuple[str, ...] = ("sex", "location", "metal", "contrast", "phase", *KEYS)
+"""Conditions that are known or not, one flag each; the volumes by structure."""
+WIDTHS: tuple[int, ...] = (1, 1, 1, len(CONTRASTS), 1, *[1] * len(KEYS))
+VALUES, FLAGS = sum(WIDTHS), len(GROUPS)
+WIDTH = VALUES + FLAGS
+"""Length of a condition's vector: values, zero where unknown, then flags."""
+_group_of_value = torch.repeat_interleave(torch.arange(FLAGS), torch.tensor(WIDTHS))
+_FIRST_VOLUME = VALUES - len(KEYS)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What is asked for; None leaves it open."""
+
+    sex: Literal["F", "M"] | None = None
+    """Sex of the patient."""
+    contrast: Contrast | None = None
+    """Timing of the contrast agent: chase (right heart washed out), mixed (both sides bright), early (right side brighter), venous, none."""
+    phase: float | None = None
+    """Phase of the heart, 0 (end-diastole) to 1 (end-systole)."""
+    metal: bool | None = None
+    """Metal in or near the heart: leads, valves, wires, stents."""
+    location_mm: float | None = None
+    """Height of the middle of the field of view over that of the heart, in mm; negative looks lower."""
+    volume: tuple[str, ...] = ()
+    """Volumes in mL inside the field of view, e.g. ``LAA=12 LV=140``."""
+
+    def __post_init__(self) -> None:
+        if self.phase is not None and not 0.0 <= self.phase <= 1.0:
+            raise ValueError(f"--phase must lie between 0 (end-diastole) and 1 (end-systole), not {self.phase}")
+        if self.location_mm is not None and not abs(self.location_mm) <= 100.0:
+            raise ValueError(f"--location-mm must lie within 100 mm of the heart, not {self.location_mm}")
+        self.volumes_ml()
+
+    def volumes_ml(self) -> dict[str, float]:
+        """The volumes asked for; raises `ValueError` for anything but ``STRUCTURE=ML``."""
+        found: dict[str, float] = {}
+        for text in self.volume:
+            key, _, number = text.partition("=")
+            try:
+                found[key.upper()] = float(number)
+            except ValueError:
+                found[key.upper()] = math.nan
+            if key.upper() not in ID or not 0.0 < found[key.upper()] < 2000.0:
+                raise ValueError(f"--volume: {text!r} is not STRUCTURE=ML with a structure of {', '.join(KEYS)} and a volume in mL, as in LAA=12")
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        """What is asked for, as flat JSON values."""
+        plain = {k: getattr(self, k) for k in ("sex", "contrast", "phase", "metal", "location_mm")}
+        return {k: v for k, v in plain.items() if v is not None} | ({"volumes_ml": self.volumes_ml()} if self.volume else {})
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Mean and SD of the logarithm of each structure's volume (mL) in the training cases, in the order of `KEYS`."""
+
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+
+
+def measured(attributes: Mapping[str, Any], label: NDArray[np.uint8], spacing: tuple[float, float, float]) -> Conditions:
+    """The conditions that a case fulfills: volumes and location from its label map [x, y, z], the rest from its attributes.
+
+    An attribute that is missing, or is not one of the values known here, stays open; so does the volume of a structure that is not there.
+    """
+    sex, contrast, phase, metal = (attributes.get(k) for k in ("sex", "contrast", "phase", "metal"))
+    counts = np.bincount(label.ravel(), minlength=LABEL_COUNT) * float(np.prod(spacing)) / 1000.0
+    affine = np.diag([*spacing, 1.0])
+    heart = heart_center(label, affine)
+    middle = (label.shape[2] - 1) / 2 * spacing[2]
+    return Conditions(
+        sex=sex if sex in ("F", "M") else None, contrast=contrast if contrast in CONTRASTS else None,
+        phase=float(phase) if isinstance(phase, int | float) and 0.0 <= phase <= 1.0 else None,
+        metal=bool(metal) if isinstance(metal, list | bool) else None,
+        location_mm=None if heart is None else float(np.clip(middle - heart[2], -100.0, 100.0)),
+        volume=tuple(f"{k}={counts[ID[k]]:.4g}" for k in KEYS if counts[ID[k]] > 0),
+    )  # fmt: skip
+
+
+def volume_scales(cases: Sequence[Conditions]) -> Scales:
+    """Mean and SD of the log volumes of `cases`; a structure that none or all alike have gets mean 0 or SD 1."""
+    mean, sd = [], []
+    for key in KEYS:
+        logs = [math.log(max(v[key], LEAST_ML)) for c in cases if key in (v := c.volumes_ml())]
+        mean.append(float(np.mean(logs)) if logs else 0.0)
+        spread = float(np.std(logs)) if logs else 0.0
+        sd.append(spread if spread > 1e-3 else 1.0)
+    return Scales(tuple(mean), tuple(sd))
+
+
+def encode(case: Conditions, scales: Scales) -> Tensor:
+    """The vector (`WIDTH`,) that a network sees."""
+    values, known = torch.zeros(VALUES), torch.zeros(FLAGS)
+
+    def put(group: str, *numbers: float) -> None:
+        at = GROUPS.index(group)
+        values[_group_of_value == at] = torch.tensor(numbers)
+        known[at] = 1.0
+
+    if case.sex is not None:
+        put("sex", 1.0 if case.sex == "M" else -1.0)
+    if case.location_mm is not None:
+        put("location", case.location_mm / LOCATION_MM)
+    if case.metal is not None:
+        put("metal", 1.0 if case.metal else -1.0)
+    if case.contrast is not None:
+        put("contrast", *(float(c == case.contrast) for c in CONTRASTS))
+    if case.phase is not None:
+        put("phase", 2.0 * case.phase - 1.0)
+    for key, ml in case.volumes_ml().items():
+        i = KEYS.index(key)
+        put(key, (math.log(max(ml, LEAST_ML)) - scales.mean[i]) / scales.sd[i])
+    return torch.cat([values, known])
+
+
+def decode(vector: Tensor, scales: Scales) -> Conditions:
+    """The inverse of `encode`."""
+    values, known = vector[:VALUES].double(), vector[VALUES:] > 0.5
+
+    def at(group: str) -> Tensor | None:
+        i = GROUPS.index(group)
+        return values[_group_of_value == i] if known[i] else None
+
+    sex, location, metal, contrast, phase = (at(g) for g in GROUPS[:5])
+    volumes = {k: math.exp(float(v) * scales.sd[i] + scales.mean[i]) for i, k in enumerate(KEYS) if (v := at(k)) is not None}
+    return Conditions(
+        sex=None if sex is None else "M" if float(sex) > 0 else "F", contrast=None if contrast is None else CONTRASTS[int(contrast.argmax())],
+        phase=None if phase is None else min(max((float(phase) + 1.0) / 2.0, 0.0), 1.0), metal=None if metal is None else bool(float(metal) > 0),
+        location_mm=None if location is None else float(location) * LOCATION_MM, volume=tuple(f"{k}={v:.4g}" for k, v in volumes.items()),
+    )  # fmt: skip
+
+
+def forget(vectors: Tensor, generator: torch.Generator) -> Tensor:
+    """Vectors (N, `WIDTH`) of which some conditions are unknown at random, so that the network learns to do with any subset.
+
+    Half keep all, a tenth lose all (Ho and Salimans 2022: what guidance needs), the others lose each condition with probability 0.5.
+    """
+    count = len(vectors)
+    kind = torch.rand(count, 1, generator=generator)
+    each = torch.rand(count, FLAGS, generator=generator) < 0.5
+    keep = torch.where(kind < 0.5, torch.ones_like(each), torch.where(kind < 0.6, torch.zeros_like(each), each)).to(vectors)
+    return torch.cat([vectors[:, :VALUES] * keep[:, _group_of_value], vectors[:, VALUES:] * keep], dim=1)
+
+
+def complete(asked: Conditions, training: Tensor, scales: Scales, index: int, generator: torch.Generator, spread: float = 0.35) -> Conditions:
+    """Fill in what `asked` leaves open, as in the training cases: those of one case (a donor) with other volumes near its own.
+
+    The donor is one that fulfills what is asked of sex, contrast and metal, where there is one, and lies near the phase, location and volumes
+    asked for. With nothing of these asked, the donors take turns by `index`, so that a set of pairs is as varied as the cohort. Volumes then
+    move by a smoothed bootstrap that keeps mean and SD (Silverman 1986, section 6.4): ``m + (z - m + h e) / sqrt(1 + h^2)``, h = `spread`.
+
+    Args:
+        asked: what is asked for; stays as it is.
+        training: vectors (N, `WIDTH`) of the training cases.
+        scales: those of `training`.
+        index: number of the pair.
+        generator: source of the draw.
+
+    Raises:
+        InputError: there are no training cases.
+    """
+    if not len(training):
+        raise InputError("this model keeps no conditions of its training cases: ask for all, or take --no-complete")
+    vector = encode(asked, scales)
+    known = vector[VALUES:] > 0.5
+    exact = torch.tensor([g in ("sex", "contrast", "metal") for g in GROUPS]) & known
+    distance = (training[:, :VALUES] - vector[:VALUES]).square()
+    differs = (distance * exact[_group_of_value]).sum(1) > 1e-6
+    near = (distance * (known & ~exact)[_group_of_value]).sum(1)
+    weight = torch.exp(-0.5 * (near - near.min()) / 0.5**2) * torch.where(differs, 1e-9, 1.0)
+    turn, noise = torch.rand((), generator=generator), torch.randn(len(KEYS), generator=generator)
+    if near.max() > 0:
+        donor = int(torch.searchsorted(weight.cumsum(0), turn * weight.sum()).clamp(max=len(weight) - 1))
+    else:
+        suited = (weight >= weight.max()).nonzero()[:, 0]
+        donor = int(suited[index % len(suited)])
+    drawn = training[donor].clone()
+    mean = training[:, _FIRST_VOLUME:VALUES].mean(0)
+    z = drawn[_FIRST_VOLUME:VALUES]
+    drawn[_FIRST_VOLUME:VALUES] = (mean + (z - mean + spread * noise) / math.sqrt(1 + spread**2)) * drawn[VALUES + FLAGS - len(KEYS) :]
+    filled, volumes = decode(drawn, scales), asked.volumes_ml()
+    others = tuple(v for v in filled.volume if v.partition("=")[0] not in volumes)
+    given = {k: v for k in ("sex", "contrast", "phase", "metal", "location_mm") if (v := getattr(asked, k)) is not None}
+    return replace(filled, **given, volume=(*asked.volume, *others))
