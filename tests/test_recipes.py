@@ -39,6 +39,20 @@ def test_diffusion_of_the_paper_is_a_ddpm() -> None:
     assert PAPER.generate.sampler == "ddpm"
 
 
+def test_pairs_of_the_paper_are_taken_as_they_are() -> None:
+    """Unconditional, neither restored nor rejected."""
+    assert (PAPER.generate.complete, PAPER.generate.restore, PAPER.generate.gate) == (False, False, False)
+    assert PAPER.generate.conditions.describe() == {}
+
+
+@pytest.mark.parametrize("name", ["demo", "laptop"])
+def test_other_recipes_restore_and_reject_and_audit_against_their_cohort(name: recipes.RecipeName, tmp_path: Path) -> None:
+    steps = {s.name: s for s in recipes.steps(recipes.recipe(name), tmp_path, None, 0, Hardware(accelerator="cpu"))}
+    config = steps["generate"].config
+    assert (config.complete, config.restore, config.gate) == (True, True, True)
+    assert config.cohort == steps["cohort"].out
+
+
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_generator_augmentation_of_the_paper(stage: str) -> None:
     augment = getattr(PAPER, stage).augment

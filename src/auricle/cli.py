@@ -22,8 +22,9 @@ from auricle.core.files import read_json, write_json
 from auricle.core.machine import describe_machine, peak_gib
 from auricle.data.cohort import FolderData
 from auricle.recipes import RecipeName
+from auricle.report.assessment import write_assessment
 from auricle.report.page import write_report
-from auricle.stages import autoencoder, cohort, diffusion, evaluate, finetune, generate, phantom, pretrain, segment
+from auricle.stages import assess, autoencoder, cohort, diffusion, evaluate, finetune, generate, phantom, plan, pretrain, segment
 from auricle.stages.autoencoder import AutoencoderStage
 from auricle.stages.cohort import CohortConfig
 from auricle.stages.diffusion import DiffusionStage
@@ -33,6 +34,7 @@ from auricle.stages.generate import GenerateStage
 from auricle.stages.phantom_config import PhantomConfig
 from auricle.stages.pretrain import PretrainStage
 from auricle.stages.segment import SegmentStage
+from auricle.training.cost import measure_rate
 from auricle.training.loop import Hardware
 
 Out = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
@@ -164,6 +166,69 @@ def write_phantoms(config: Annotated[PhantomConfig, tyro.conf.arg(name="")], out
         print(out)
 
 
+def generate_pairs(
+    config: Annotated[GenerateStage, tyro.conf.arg(name="")], show: Shown, out: Out = Path("runs/generated"), run: Path | None = None
+) -> None:  # fmt: skip
+    """Generate pairs of image and label map, as asked for.
+
+    Args:
+        out: Folder to write; the same command again goes on with it.
+        run: Folder of a whole run, in place of --autoencoder, --diffusion and --cohort; runs/demo where none of these is given.
+    """
+    _configure(show)
+    if run is None and config.autoencoder == generate.DEFAULT_RUN / "autoencoder" and config.cohort is None:
+        run = generate.DEFAULT_RUN
+    if run is not None:
+        cohort_folder = run / "cohort" if (run / "cohort" / "done.json").exists() else None
+        config = replace(config, autoencoder=run / "autoencoder", diffusion=run / "diffusion", cohort=cohort_folder)
+    generate.run(config, out)
+    progress.event("finished", out=str(out))
+    if not show.json:
+        print(out)
+
+
+def assess_run(run: tyro.conf.Positional[Path], show: Shown, seed: int = 0) -> None:
+    """Measure how good the generator of a run is: assessment.json, a table and figures."""
+    _configure(show)
+    assess.run(run, seed)
+    page = write_assessment(run)
+    progress.event("finished", assessment=str(run / "assessment.json"), page=str(page))
+    if not show.json:
+        print(page)
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Options of `auricle plan`."""
+
+    recipe: RecipeName = "demo"
+    """demo, laptop or paper."""
+    memory: str | None = None
+    """Memory that it has to fit into, e.g. 16GiB; exit status 2 where it does not."""
+    data: Path | None = None
+    """Your own cohort, whose size then counts."""
+    label_map: str | None = None
+    """As in `auricle run`."""
+    seed: int = 0
+    """Seed of the split."""
+
+
+def plan_recipe(options: Annotated[PlanOptions, tyro.conf.arg(name="")], show: Shown) -> None:
+    """Estimate memory and time of every stage of a recipe on this machine, before anything runs."""
+    _configure(show)
+    memory = None if options.memory is None else plan.parse_size(options.memory)
+    data = None if options.data is None else FolderData(options.data, "folder", options.label_map)
+    steps = recipes.steps(recipes.recipe(options.recipe), Path("runs") / options.recipe, data, options.seed, Hardware())
+    estimates = plan.plan([(s.name, s.config) for s in steps], memory, measure_rate())
+    for row in plan.rows(estimates):
+        progress.event("estimate", **row)
+    if not show.json:
+        print(plan.table(estimates))
+    lacking = [e.stage for e in estimates if e.fits is False]
+    if lacking:
+        raise InputError(f"{', '.join(lacking)} would not fit into {options.memory}: see the flags above")
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run_all,
     "segment": segment_scan,
@@ -172,7 +237,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "cohort": _stage(cohort.run, CohortConfig, "Bring a cohort to the model grid and split it by patient."),
     "autoencoder": _stage(autoencoder.run, AutoencoderStage, "Train the joint autoencoder of images and label maps."),
     "diffusion": _stage(diffusion.run, DiffusionStage, "Train the diffusion model on the autoencoder's latents."),
-    "generate": _stage(generate.run, GenerateStage, "Generate pairs of image and label map."),
+    "generate": generate_pairs,
+    "assess": assess_run,
+    "plan": plan_recipe,
     "pretrain": _stage(pretrain.run, PretrainStage, "Pre-train the segmentation U-Net by masked image modeling."),
     "finetune": _stage(finetune.run, FinetuneStage, "Fine-tune the segmenter."),
     "evaluate": _stage(evaluate.run, EvaluateStage, "Evaluate a segmenter on the test split."),

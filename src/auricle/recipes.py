@@ -13,6 +13,7 @@ from typing import Any, Literal
 from auricle.data import augment
 from auricle.data.augment import AugmentConfig
 from auricle.data.cohort import Data, VirtualData, open_cohort, split_patients
+from auricle.losses.autoencoding import AutoencoderLossConfig
 from auricle.models.autoencoder import AutoencoderConfig
 from auricle.models.denoiser import DenoiserConfig
 from auricle.models.masking import MaskConfig
@@ -78,7 +79,7 @@ def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Ha
         Step("diffusion", diffusion.run, replace(
             chosen.diffusion, cohort=folder["cohort"], autoencoder=folder["autoencoder"], **common), folder["diffusion"]),
         Step("generate", generate.run, replace(
-            generated, autoencoder=folder["autoencoder"], diffusion=folder["diffusion"]), folder["generate"]),
+            generated, autoencoder=folder["autoencoder"], diffusion=folder["diffusion"], cohort=folder["cohort"]), folder["generate"]),
         Step("pretrain", pretrain.run, replace(chosen.pretrain, generated=folder["generate"], cohort=None, **common), folder["pretrain"]),
     ]  # fmt: skip
     shared = Shared(replace(chosen.finetune, cohort=folder["cohort"], **common), folder["generate"], folder["pretrain"])
@@ -105,7 +106,7 @@ def demo() -> Recipe:
             fit=FitConfig(steps=840, batch_size=8, optimizer="muon", learning_rate=2e-3, schedule="one-cycle", ema_decay=0.99,
                           validate_every=210),
         ),
-        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, sampler="dpmpp", steps=20, batch_size=6),
+        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, sampler="dpmpp", steps=20, batch_size=6, tries=2),
         pretrain=PretrainStage(
             _ELSEWHERE, network=network,
             fit=FitConfig(steps=100, batch_size=2, optimizer="muon", learning_rate=2e-3, schedule="one-cycle", validate_every=50,
@@ -120,26 +121,30 @@ def demo() -> Recipe:
 
 
 def laptop() -> Recipe:
-    """96 x 96 x 80 voxels of 1.75 mm, 120 virtual patients: meant for an evening on a CPU, not yet timed."""
-    network = SegmenterConfig(channels=(32, 64, 128, 192))
+    """80 x 80 x 64 voxels of 2 x 2 x 2.5 mm, 160 virtual patients: a generator whose pairs can be judged, on two cores."""
+    network = SegmenterConfig(channels=(16, 32, 64, 128))
     return Recipe(
-        cohort=CohortConfig(data=VirtualData(patients=120), size=(96, 96, 80), spacing=(1.75, 1.75, 2.0), margin=(24, 24, 20)),
+        cohort=CohortConfig(data=VirtualData(patients=160), size=(80, 80, 64), spacing=(2.0, 2.0, 2.5), margin=(16, 16, 16)),
         autoencoder=AutoencoderStage(
-            _ELSEWHERE, network=AutoencoderConfig(channels=(32, 64), blocks=2, latent_channels=4), patch=(48, 48, 48),
-            fit=FitConfig(steps=8000, batch_size=4, learning_rate=2e-3, weight_decay=1e-4, schedule="one-cycle", validate_every=1000),
+            _ELSEWHERE, network=AutoencoderConfig(channels=(32, 64), blocks=1, latent_channels=8), patch=(32, 32, 32),
+            loss=AutoencoderLossConfig(kl=5e-4),
+            fit=FitConfig(steps=6500, batch_size=4, optimizer="muon", learning_rate=3e-3, weight_decay=1e-4, schedule="one-cycle",
+                          validate_every=1300),
         ),
         diffusion=DiffusionStage(
-            _ELSEWHERE, _ELSEWHERE, network=DenoiserConfig(channels=(48, 96, 192), blocks=2), views=8,
-            augment=AugmentConfig(location_crop_probability=1.0, shift_mm=8.0, rotation_degrees=4.0, scale=0.06, boost_probability=0.05),
-            fit=FitConfig(steps=8000, batch_size=8, learning_rate=6e-4, schedule="one-cycle", ema_decay=0.999, validate_every=1000),
+            _ELSEWHERE, _ELSEWHERE, network=DenoiserConfig(channels=(48, 96, 192), blocks=1), views=6,
+            augment=AugmentConfig(location_crop_probability=1.0, shift_mm=8.0, rotation_degrees=4.0, scale=0.05),
+            fit=FitConfig(steps=2200, batch_size=8, optimizer="muon", learning_rate=2e-3, schedule="one-cycle", ema_decay=0.995,
+                          validate_every=550),
         ),
-        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, sampler="dpmpp", steps=30),
+        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, sampler="dpmpp", steps=20, batch_size=8),
         pretrain=PretrainStage(
-            _ELSEWHERE, network=network, fit=FitConfig(steps=2000, batch_size=2, learning_rate=1e-3, validate_every=200, patience=50),
+            _ELSEWHERE, network=network,
+            fit=FitConfig(steps=400, batch_size=2, optimizer="muon", learning_rate=2e-3, schedule="one-cycle", validate_every=100, patience=50),
         ),
         finetune=FinetuneStage(
             _ELSEWHERE, network=network,
-            fit=FitConfig(steps=4000, batch_size=2, learning_rate=1e-3, schedule="one-cycle", validate_every=200, patience=10),
+            fit=FitConfig(steps=1500, batch_size=2, optimizer="muon", learning_rate=3e-3, schedule="one-cycle", validate_every=150, patience=10),
         ),
     )  # fmt: skip
 
@@ -160,7 +165,7 @@ def paper() -> Recipe:
             augment=augment.paper_generator(), views=8,
             fit=FitConfig(steps=100_000, batch_size=4, learning_rate=1e-4, ema_decay=0.9999, validate_every=2000, checkpoint_every=1000),
         ),
-        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, sampler="ddpm", batch_size=1),
+        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, sampler="ddpm", batch_size=1, complete=False, restore=False, gate=False),
         pretrain=PretrainStage(
             _ELSEWHERE, network=network, mask=MaskConfig(blocks=25, probability=0.8, block_size=(8, 16)),
             fit=FitConfig(steps=None, epochs=300, batch_size=1, learning_rate=1e-3, patience=50),

@@ -33,6 +33,13 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["autoencoder", "--out", "x", "--cohort", "nowhere"], "nowhere holds no finished cohort"),
         (["finetune", "--out", "x", "--cohort", "c", "--fit.learning-rate", "-1"], "--fit.learning-rate must be positive"),
         (["report", "nowhere"], "nowhere is not the folder of a run"),
+        (["assess", "nowhere"], "nowhere/cohort holds no finished cohort"),
+        (["generate", "-n", "2", "--volume", "LAB=12"], "'LAB=12' is not STRUCTURE=ML"),
+        (["generate", "-n", "0"], "--count"),
+        (["generate", "--sex", "X"], "--sex"),
+        (["generate", "--phase", "2"], "--phase must lie between 0"),
+        (["generate", "-n", "2", "--run", "nowhere"], "nowhere/autoencoder holds no finished autoencoder"),
+        (["plan", "--memory", "lots"], "--memory 'lots' is no size"),
     ],
 )
 def test_wrong_arguments_are_named_in_one_line(
@@ -49,7 +56,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         cli.main([command, "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert "--out" in text or command == "report"
+    assert "--out" in text or command in ("report", "assess", "plan")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

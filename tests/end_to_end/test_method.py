@@ -38,7 +38,7 @@ def tiny() -> recipes.Recipe:
         cohort=replace(demo.cohort, data=VirtualData(patients=8, seed=3), size=(32, 32, 32), spacing=(5.0, 5.0, 5.0), margin=(4, 4, 4), workers=1),
         autoencoder=replace(demo.autoencoder, network=AutoencoderConfig(channels=(8, 16), blocks=1), patch=(16, 16, 16), fit=fit),
         diffusion=replace(demo.diffusion, network=DenoiserConfig(channels=(8, 16), blocks=1), views=2, fit=replace(fit, ema_decay=0.9)),
-        generate=replace(demo.generate, steps=3, batch_size=4),
+        generate=replace(demo.generate, steps=3, batch_size=4, gate=False),
         pretrain=replace(demo.pretrain, network=network, fit=fit),
         finetune=replace(demo.finetune, network=network, fit=fit),
     )  # fmt: skip
@@ -79,7 +79,7 @@ def test_a_seed_gives_the_same_weights_and_pairs_twice(whole: Path, tmp_path: Pa
 
 def test_more_pairs_or_other_batches_keep_the_first_pairs(whole: Path, tmp_path: Path) -> None:
     config = replace(
-        tiny().generate, autoencoder=whole / "autoencoder", diffusion=whole / "diffusion", seed=3, count=3, batch_size=1
+        tiny().generate, autoencoder=whole / "autoencoder", diffusion=whole / "diffusion", cohort=whole / "cohort", seed=3, count=3, batch_size=1
     )  # fmt: skip
     generate.run(config, tmp_path / "few")
     for path in sorted((tmp_path / "few" / "images").iterdir()):
@@ -90,7 +90,7 @@ def test_more_pairs_or_other_batches_keep_the_first_pairs(whole: Path, tmp_path:
 def test_generation_resumes_after_a_kill(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "generate"
     shutil.copytree(whole / "generate", out)
-    for name in ("done.json", "pairs.json", "labels/generated-3-0005.nii.gz"):
+    for name in ("done.json", "pairs.json", "labels/generated-3-0005.nii.gz", "candidates/generated-3-0005.json"):
         (out / name).unlink()
     before = (out / "labels" / "generated-3-0004.nii.gz").stat().st_mtime_ns
     step = next(s for s in recipes.steps(tiny(), whole, None, 3, Hardware(accelerator="cpu")) if s.name == "generate")

@@ -1,5 +1,6 @@
-"""Stage 3: train the diffusion model on whitened latents of the training pairs."""
+"""Stage 3: train the diffusion model on whitened latents of the training pairs, with what is known of each as its conditions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -7,13 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from auricle.core import progress
-from auricle.core.config import from_json
+from auricle.core.config import from_json, to_json
+from auricle.core.errors import InputError
 from auricle.core.files import read_json
 from auricle.core.runs import Run, finished
 from auricle.core.seeds import torch_generator
+from auricle.data import conditions
 from auricle.data.augment import AugmentConfig
+from auricle.data.conditions import Conditions, Scales
 from auricle.data.labelcode import pack
-from auricle.diffusion.parameterization import Kind, denoising_loss, parameterization
+from auricle.diffusion.guidance import guided
+from auricle.diffusion.parameterization import Denoise, Kind, denoiser, denoising_loss, parameterization
 from auricle.models.autoencoder import Autoencoder
 from auricle.models.denoiser import Denoiser, DenoiserConfig
 from auricle.stages import autoencoder as autoencoder_stage
@@ -62,10 +67,10 @@ def run(config: DiffusionStage, out: Path) -> Path:
     encoder = autoencoder_stage.load(config.autoencoder)
     config.hardware.fabric()
     this.begin()
-    latents = _cached_latents(out / "latents.safetensors", encoder, config, train, held_out)
+    latents, scales = _cached_latents(out / "latents.safetensors", encoder, config, train, held_out)
     mean, scale = whitening(latents["train_mean"], latents["train_std"])
     torch.manual_seed(config.seed)
-    network = Denoiser(config.network, latents["train_mean"].shape[1])
+    network = Denoiser(config.network, latents["train_mean"].shape[1], conditions.WIDTH)
     scheme = parameterization(config.parameterization)
 
     def draw(split: str, indices: list[int], generator: torch.Generator) -> Tensor:
@@ -77,10 +82,12 @@ def run(config: DiffusionStage, out: Path) -> Path:
         device = next(net.parameters()).device
         x0 = draw(split, indices, generator)
         noise = torch.randn(x0.shape, generator=generator).to(device, memory_format=torch.channels_last_3d)
-        return denoising_loss(net, scheme, x0.to(device), scheme.draw_sigma(len(indices), generator).to(device), noise)
+        known = conditions.forget(latents[f"{split}_conditions"][indices], generator).to(device)
+        sigma = scheme.draw_sigma(len(indices), generator).to(device)
+        return denoising_loss(lambda x, time: net(x, time, known), scheme, x0.to(device), sigma, noise)
 
     def validate(net: nn.Module) -> dict[str, float]:
-        # The same noise levels and noise every time, so that validations can be compared.
+        # The same noise levels, noise and forgotten conditions every time, so that validations can be compared.
         count = len(latents["validation_mean"])
         generator = torch_generator(config.seed, "validation noise")
         values = [float(terms(net, "validation", [i, i], generator)) for _ in range(4) for i in range(count)]
@@ -91,8 +98,8 @@ def run(config: DiffusionStage, out: Path) -> Path:
     save_model(this, network, {
         "network": config.network, "parameterization": config.parameterization, "grid": train.grid,
         "autoencoder_sha256": read_json(config.autoencoder / "model.json")["sha256"],
-        "latent_shape": list(latents["train_mean"].shape[1:]), "training": facts,
-    }, {"mean": mean, "scale": scale})  # fmt: skip
+        "latent_shape": list(latents["train_mean"].shape[1:]), "condition_scales": to_json(scales), "training": facts,
+    }, {"mean": mean, "scale": scale, "conditions": latents["train_conditions"][: len(train)].clone()})  # fmt: skip
     this.finish(**facts)
     return out
 
@@ -106,19 +113,43 @@ class LatentModel:
     latent_shape: tuple[int, int, int, int]
     mean: Tensor
     scale: Tensor
+    scales: Scales
+    """Units of the volumes among the conditions."""
+    training: Tensor
+    """Conditions of the training cases as they are, not augmented, (N, `conditions.WIDTH`)."""
 
     def unwhiten(self, x: Tensor) -> Tensor:
         """Whitened (N, C, X, Y, Z) to latents of the autoencoder."""
         return x * self.scale.to(x) + self.mean.to(x)
+
+    def denoise(self, asked: Sequence[Conditions], guidance: float = 1.0) -> Denoise:
+        """Denoiser of whitened latents, one condition each; `guidance` as in `diffusion.guidance.guided`."""
+        device = next(self.network.parameters()).device
+        known = torch.stack([conditions.encode(c, self.scales) for c in asked]).to(device)
+        scheme = parameterization(self.parameterization)
+        exact = guided(
+            denoiser(lambda x, time: self.network(x, time, known), scheme), denoiser(lambda x, time: self.network(x, time), scheme), guidance
+        )
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            # A network that predicts noise errs in x0 by sigma times as much, and a DDPM starts at sigma 20000: whitened latents stay in range.
+            return exact(x, sigma).clamp(-6.0, 6.0) if self.parameterization == "ddpm" else exact(x, sigma)
+
+        return denoise
 
 
 def load(folder: Path) -> LatentModel:
     """The trained diffusion model of a finished run."""
     facts, state, extra = read_model(folder, "diffusion")
     c, x, y, z = facts["latent_shape"]
-    network = Denoiser(from_json(DenoiserConfig, facts["network"]), c)
+    if "condition_scales" not in facts:
+        raise InputError(f"{folder} was trained by an earlier version, without conditions: train it again")
+    network = Denoiser(from_json(DenoiserConfig, facts["network"]), c, conditions.WIDTH)
     load_state(network, state, folder)
-    return LatentModel(for_inference(network), facts["parameterization"], (c, x, y, z), extra["mean"], extra["scale"])
+    scales = from_json(Scales, facts["condition_scales"])
+    return LatentModel(
+        for_inference(network), facts["parameterization"], (c, x, y, z), extra["mean"], extra["scale"], scales, extra["conditions"]
+    )  # fmt: skip
 
 
 def whitening(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,27 +162,34 @@ def whitening(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     return mean.mean(dim=axes)[None, :, None, None, None], variance.sqrt()[None, :, None, None, None]
 
 
-def _cached_latents(path: Path, encoder: Autoencoder, config: DiffusionStage, train: Pairs, held_out: Pairs) -> dict[str, Tensor]:
-    """Posterior mean and SD of every view; encoded once and kept beside the run."""
+def _cached_latents(
+    path: Path, encoder: Autoencoder, config: DiffusionStage, train: Pairs, held_out: Pairs
+) -> tuple[dict[str, Tensor], Scales]:  # fmt: skip
+    """Posterior mean and SD of every view with its conditions, and the units of these; encoded once and kept beside the run."""
     if path.exists():
-        return checkpoint.load(path)[0]
-    latents: dict[str, Tensor] = {}
+        latents, facts = checkpoint.load(path)
+        return latents, from_json(Scales, facts["condition_scales"])
+    latents, met = {}, {}
     for split, pairs, views in (("train", train, config.views), ("validation", held_out, 1)):
         rows = [(i, v) for v in range(views) for i in range(len(pairs))]
-        posteriors = [_encode(encoder, pairs, i, v, config) for i, v in progress.track(rows, f"encode {split}", len(rows))]
-        for name, k in (("mean", 0), ("std", 1)):
-            latents[f"{split}_{name}"] = torch.cat([p[k] for p in posteriors])
-    checkpoint.save(path, latents, {})
-    return latents
+        encoded = [_encode(encoder, pairs, i, v, config) for i, v in progress.track(rows, f"encode {split}", len(rows))]
+        latents[f"{split}_mean"], latents[f"{split}_std"] = torch.cat([e[0] for e in encoded]), torch.cat([e[1] for e in encoded])
+        met[split] = [e[2] for e in encoded]
+    scales = conditions.volume_scales(met["train"])
+    for split, cases in met.items():
+        latents[f"{split}_conditions"] = torch.stack([conditions.encode(c, scales) for c in cases])
+    checkpoint.save(path, latents, {"condition_scales": to_json(scales)})
+    return latents, scales
 
 
 @torch.no_grad()
-def _encode(encoder: Autoencoder, pairs: Pairs, index: int, view: int, config: DiffusionStage) -> tuple[Tensor, Tensor]:
+def _encode(encoder: Autoencoder, pairs: Pairs, index: int, view: int, config: DiffusionStage) -> tuple[Tensor, Tensor, Conditions]:
     if view == 0:
         image, label = pairs.plain(index)
     else:
         image, label = pairs.batch([index], config.augment, torch_generator(config.seed, "view", index, view))
+    met = conditions.measured(pairs.items[index].attributes, label[0].numpy(), pairs.grid.spacing)
     device = next(encoder.parameters()).device
     image = image.to(device, memory_format=torch.channels_last_3d)
     mean, std = encoder.encode(image, pack(label.to(device)))
-    return mean.cpu().contiguous(), std.cpu().contiguous()
+    return mean.cpu().contiguous(), std.cpu().contiguous(), met

@@ -1,90 +1,248 @@
-"""Stage 4: generate pairs of image and label map."""
+"""Stage 4: generate pairs of image and label map, as asked for, and keep those that pass the gate."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import tyro
+from numpy.typing import NDArray
 from torch import Tensor
 
 from auricle.core import progress
+from auricle.core.config import to_json
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
 from auricle.core.runs import Run, finished
 from auricle.core.seeds import torch_generator
+from auricle.data import conditions
+from auricle.data.conditions import Conditions
 from auricle.data.labelcode import decode_label
-from auricle.data.nifti import read_label, write_nifti
+from auricle.data.nifti import write_nifti
 from auricle.data.preprocess import ModelGrid, to_hu
 from auricle.diffusion.noise import cosine_sigmas, flow_sigmas, karras_sigmas
-from auricle.diffusion.parameterization import Kind, denoiser, parameterization
+from auricle.diffusion.parameterization import Kind
 from auricle.diffusion.samplers import SamplerName, sample
-from auricle.metrics import anatomy
+from auricle.metrics import anatomy, texture
+from auricle.metrics.texture import Grain
 from auricle.models.autoencoder import Autoencoder
 from auricle.stages import autoencoder as autoencoder_stage
 from auricle.stages import diffusion as diffusion_stage
+from auricle.stages import gate, restoration
 from auricle.stages.diffusion import LatentModel
+from auricle.stages.gate import Audit, Verdict
+
+DEFAULT_RUN = Path("runs/demo")
+MEASURED_EVERY = 4
+"""Texture before restoration is measured on one candidate of so many: it takes half a second."""
 
 
 @dataclass(frozen=True)
 class GenerateStage:
     """What is generated, and how."""
 
-    autoencoder: Path
+    autoencoder: Path = DEFAULT_RUN / "autoencoder"
     """Folder of a trained autoencoder."""
-    diffusion: Path
+    diffusion: Path = DEFAULT_RUN / "diffusion"
     """Folder of a trained diffusion model."""
-    count: int = 64
-    """Pairs to generate. Pair k of a seed is the same whatever the count and the batch size."""
+    cohort: Path | None = None
+    """Folder of the cohort it was trained on, for the audit of copies; without it there is none."""
+    count: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
+    """Good pairs to generate. Candidate k of a seed is the same whatever the count and the batch size."""
+    conditions: Annotated[Conditions, tyro.conf.arg(name="")] = field(default_factory=Conditions)
+    """What is asked for."""
+    complete: bool = True
+    """Take what is not asked for from the training cases' distribution, one case's conditions with volumes near its own; else the model is free."""
+    guidance: float = 1.0
+    """Weight of classifier-free guidance: 1 follows the conditions, more exaggerates them and evaluates the network twice a step."""
     sampler: SamplerName = "dpmpp"
     """How the noise is removed; ddpm is the paper's, with its 1000 steps."""
     steps: int = 20
     """Steps of the sampler; heun evaluates the network twice a step."""
     shift: float = 5.0
     """For a rectified flow: above 1, more of the steps lie at high noise, where the anatomy is decided. 1 spaces them evenly."""
+    restore: bool = True
+    """Put back the noise texture that the autoencoder takes from soft tissue."""
+    gate: bool = True
+    """Repair small faults of the label maps, and reject pairs of impossible anatomy and copies of training cases."""
+    tries: int = 4
+    """Candidates for each pair asked for, at most; if they do not suffice, the least faulty ones fill up, with a notice."""
+    tile: int | None = None
+    """Decode in tiles of so many latent voxels: the same result in less memory. None decodes at once."""
     batch_size: int = 4
     """Pairs sampled at a time."""
     seed: int = 0
     """Seed of the noise."""
 
     def __post_init__(self) -> None:
-        if min(self.count, self.steps, self.batch_size) < 1:
-            raise ValueError("--count, --steps and --batch-size must be at least 1")
+        if min(self.count, self.steps, self.batch_size, self.tries) < 1 or (self.tile is not None and self.tile < 1):
+            raise ValueError("--count, --steps, --batch-size, --tries and --tile must be at least 1")
         if self.shift <= 0:
             raise ValueError(f"--shift must be positive, is {self.shift}")
+        if self.guidance < 0:
+            raise ValueError(f"--guidance must not be negative, is {self.guidance}")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One pair before it is kept or rejected."""
+
+    name: str
+    requested: Conditions
+    image: NDArray[np.int16]
+    """HU; restored, unless the label map failed."""
+    decoded: dict[str, float]
+    """SD in HU of each tissue before restoration, of every `MEASURED_EVERY`-th candidate."""
+    specks: float
+    """Share of specks before repair."""
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Everything that makes candidates."""
+
+    config: GenerateStage
+    decoder: Autoencoder
+    model: LatentModel
+    grid: ModelGrid
+    grains: list[Grain]
+    audit: Audit | None
+    restore_all: bool = False
+    """Restore also candidates whose label map failed."""
+
+    def name(self, index: int) -> str:
+        """Name of candidate `index`."""
+        return f"generated-{self.config.seed}-{index:04d}"
+
+    def requested(self, index: int) -> Conditions:
+        """What candidate `index` is asked to be."""
+        c = self.config
+        if not c.complete:
+            return c.conditions
+        generator = torch_generator(c.seed, "conditions", index)
+        return conditions.complete(c.conditions, self.model.training, self.model.scales, index, generator)
+
+    def make(self, indices: list[int]) -> list[Candidate]:
+        """Sample, decode, restore and judge candidates `indices`."""
+        asked = [self.requested(i) for i in indices]
+        latents = sample_latents(self.model, self.config, indices, asked)
+        return [self._finish(i, a, latent) for i, a, latent in zip(indices, asked, latents, strict=True)]
+
+    def _finish(self, index: int, asked: Conditions, latent: Tensor) -> Candidate:
+        c, spacing = self.config, self.grid.spacing
+        image, label = decode(self.decoder, latent, c.tile)
+        specks = anatomy.speck_share(label, float(np.prod(spacing)) / 1000.0)
+        verdict = gate.judge(label, spacing, mend=c.gate)
+        before = {}
+        if index % MEASURED_EVERY == 0:
+            before = {k: t.sd_hu for k, t in texture.textures(image, label, spacing).items() if t is not None}
+        wanted = verdict.passed or not c.gate or self.restore_all
+        image = restoration.restore(image, verdict.label, spacing, self.grains if wanted else [], c.seed, index)
+        if self.audit is not None:
+            verdict = gate.audited(verdict, image, spacing, self.audit)
+        return Candidate(self.name(index), asked, np.rint(image).astype(np.int16), before, specks, verdict)
 
 
 def run(config: GenerateStage, out: Path) -> Path:
-    """Write ``images/ID.nii.gz``, ``labels/ID.nii.gz`` and ``pairs.json`` into `out`; pairs that are there are kept. Returns `out`."""
+    """Write ``images/ID.nii.gz``, ``labels/ID.nii.gz`` and ``pairs.json`` into `out`; candidates that are judged already are kept. Returns `out`."""
     inputs = {"autoencoder": finished(config.autoencoder, "autoencoder"), "diffusion": finished(config.diffusion, "diffusion")}
+    if config.cohort is not None:
+        inputs["cohort"] = finished(config.cohort, "cohort")
     this = Run(out, "generate", config, inputs)
     if this.done:
         progress.report(f"{out}: pairs are generated")
         return out
-    decoder, model = autoencoder_stage.load(config.autoencoder), diffusion_stage.load(config.diffusion)
+    maker = load(config)
+    this.begin()
+    records = _fill(maker, out)
+    kept = [r for r in records if r["kept"]]
+    write_json(out / "pairs.json", {
+        "synthetic": True, "size": maker.grid.size, "spacing": maker.grid.spacing, "seed": config.seed, "sampler": config.sampler,
+        "steps": len(sigmas_for(maker.model.parameterization, config.sampler, config.steps)) - 1,
+        "model_sha256": read_json(config.diffusion / "model.json")["sha256"], "asked": config.conditions.describe(),
+        "complete_share": sum(p["complete"] for p in kept) / len(kept), "speck_share": float(np.mean([p["speck_share"] for p in kept])),
+        "gate": summarize(records), "pairs": kept,
+    })  # fmt: skip
+    this.finish()
+    return out
+
+
+def load(config: GenerateStage) -> Maker:
+    """The models and what goes with them; raises `InputError` where they do not belong together."""
     facts: dict[str, Any] = read_json(config.diffusion / "model.json")
     if facts["autoencoder_sha256"] != read_json(config.autoencoder / "model.json")["sha256"]:
         raise InputError(f"{config.diffusion} was trained on the latents of another autoencoder than {config.autoencoder}")
     grid = ModelGrid(tuple(facts["grid"]["size"]), tuple(facts["grid"]["spacing"]))
-    this.begin()
-    names = [f"generated-{config.seed}-{i:04d}" for i in range(config.count)]
-    missing = [i for i, name in enumerate(names) if not (out / "labels" / f"{name}.nii.gz").exists()]
-    with progress.bar("generate", config.count, config.count - len(missing)) as update:
-        for start in range(0, len(missing), config.batch_size):
-            chunk = missing[start : start + config.batch_size]
-            latents = sample_latents(model, config, chunk)
-            for index, latent in zip(chunk, latents, strict=True):
-                _write_pair(out, names[index], *decode(decoder, latent), grid)
-            update(config.count - len(missing) + start + len(chunk), {})
-    pairs = [_describe(out, name, grid) for name in names]
-    write_json(out / "pairs.json", {
-        "synthetic": True, "size": grid.size, "spacing": grid.spacing, "seed": config.seed, "sampler": config.sampler,
-        "steps": len(sigmas_for(model.parameterization, config.sampler, config.steps)) - 1, "model_sha256": facts["sha256"],
-        "complete_share": sum(p["complete"] for p in pairs) / len(pairs),
-        "speck_share": float(np.mean([p["speck_share"] for p in pairs])), "pairs": pairs,
-    })  # fmt: skip
-    this.finish()
-    return out
+    decoder, model = autoencoder_stage.load(config.autoencoder), diffusion_stage.load(config.diffusion)
+    grains = restoration.load(config.autoencoder) if config.restore else []
+    return Maker(config, decoder, model, grid, grains, gate.audit(config.cohort) if config.cohort is not None and config.gate else None)
+
+
+def summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the gate did: candidates, how many passed before and after repair, copies, and how many show each kind of fault."""
+    return {
+        "candidates": len(records), "passed_before_repair": sum(not r["faults_before"] for r in records),
+        "passed_anatomy": sum(len(r["faults"]) == r["copy"] for r in records), "passed": sum(not r["faults"] for r in records),
+        "copies": sum(r["copy"] for r in records), "reasons_before_repair": gate.reasons([r["faults_before"] for r in records]),
+        "reasons": gate.reasons([r["faults"] for r in records]),
+    }  # fmt: skip
+
+
+def _fill(maker: Maker, out: Path) -> list[dict[str, Any]]:
+    """Judge candidates in order until enough pass; returns the records of all that count, those to keep marked."""
+    config, records = maker.config, []
+    most = config.count * (config.tries if config.gate else 1)
+    with progress.bar("generate", config.count) as update:
+        good = 0
+        for start in range(0, most, config.batch_size):
+            chunk = list(range(start, min(start + config.batch_size, most)))
+            for record in _records(maker, out, chunk):
+                wanted = good < config.count
+                if wanted:
+                    good += not record["faults"] or not config.gate
+                    records.append({**record, "kept": not record["faults"] or not config.gate})
+            update(good, {"candidates": len(records)})
+            if good >= config.count:
+                break
+    if good < config.count:
+        _fill_up(maker, out, records, config.count - good)
+    keep = {r["id"] for r in records if r["kept"]}
+    for folder in ("images", "labels"):
+        for path in (out / folder).glob("generated-*.nii.gz"):
+            if path.name.removesuffix(".nii.gz") not in keep:
+                path.unlink()
+    return records
+
+
+def _records(maker: Maker, out: Path, chunk: list[int]) -> list[dict[str, Any]]:
+    """Records of the candidates `chunk`, made where they are not there yet; the images of those that pass are written."""
+    paths = {i: out / "candidates" / f"{maker.name(i)}.json" for i in chunk}
+    missing = [i for i in chunk if not paths[i].exists()]
+    for index, candidate in zip(missing, maker.make(missing) if missing else [], strict=True):
+        if candidate.verdict.passed or not maker.config.gate:
+            _write_pair(out, candidate, maker.grid)
+        # Written last: its presence says that the candidate is judged and, if it passed, that its pair is whole.
+        write_json(paths[index], describe(candidate, maker))
+    return [read_json(paths[i]) for i in chunk]
+
+
+def _fill_up(maker: Maker, out: Path, records: list[dict[str, Any]], lacking: int) -> None:
+    """Keep the least faulty of the rejected pairs, copies last of all; made again, since only those that pass were restored and written."""
+    maker = replace(maker, restore_all=True)
+    order = sorted((i for i, r in enumerate(records) if not r["kept"]), key=lambda i: (records[i]["copy"], len(records[i]["faults"]), i))
+    chosen = sorted(order[:lacking])
+    common = next(iter(gate.reasons([records[i]["faults"] for i in chosen])), "none")
+    progress.notice(
+        f"{out}: only {maker.config.count - lacking} of {len(records)} candidates pass the gate; the {len(chosen)} least faulty fill up "
+        f"(most often: {common}). Train longer, or raise --tries"
+    )
+    for start in range(0, len(chosen), maker.config.batch_size):
+        part = chosen[start : start + maker.config.batch_size]
+        for index, candidate in zip(part, maker.make(part), strict=True):
+            _write_pair(out, candidate, maker.grid)
+            records[index]["kept"] = True
 
 
 def sigmas_for(kind: Kind, sampler: SamplerName, steps: int, shift: float = 1.0) -> Tensor:
@@ -104,43 +262,41 @@ def sigmas_for(kind: Kind, sampler: SamplerName, steps: int, shift: float = 1.0)
 
 
 @torch.no_grad()
-def sample_latents(model: LatentModel, config: GenerateStage, indices: list[int]) -> Tensor:
+def sample_latents(model: LatentModel, config: GenerateStage, indices: list[int], asked: list[Conditions]) -> Tensor:
     """Latents of the autoencoder, (len(indices), C, X, Y, Z); each index has noise of its own, whatever the batch."""
     sigmas = sigmas_for(model.parameterization, config.sampler, config.steps, config.shift)
     generators = [torch_generator(config.seed, "generate", i) for i in indices]
     noise = torch.stack([torch.randn(model.latent_shape, generator=g) for g in generators])
     noise = noise.to(next(model.network.parameters()).device, memory_format=torch.channels_last_3d)
-    exact = denoiser(model.network, parameterization(model.parameterization))
-
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        # A network that predicts noise errs in x0 by sigma times as much, and a DDPM starts at sigma 20000: whitened latents stay in range.
-        return exact(x, sigma).clamp(-6.0, 6.0) if model.parameterization == "ddpm" else exact(x, sigma)
-
-    x = sample(config.sampler, denoise, noise * sigmas[0].float(), sigmas, generators)
+    x = sample(config.sampler, model.denoise(asked, config.guidance), noise * sigmas[0].float(), sigmas, generators)
     return model.unwhiten(x)
 
 
 @torch.no_grad()
-def decode(network: Autoencoder, latent: Tensor) -> tuple[Any, Any]:
-    """Image (X, Y, Z) in HU, int16, and label map (X, Y, Z) of one latent (C, ..)."""
+def decode(network: Autoencoder, latent: Tensor, tile: int | None = None) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Image (X, Y, Z) in HU and label map (X, Y, Z) of one latent (C, ..), in tiles of `tile` latent voxels where that is given."""
     if not latent.isfinite().all():
         raise InputError("sampling gave numbers that are not finite: take more --steps or another --sampler")
-    image, label = network.decode(latent[None].contiguous(memory_format=torch.channels_last_3d))
-    hu = np.clip(np.rint(to_hu(image[0, 0].float().cpu().numpy())), -1024, 3071).astype(np.int16)
-    return hu, decode_label(label)[0].cpu().numpy()
+    latent = latent[None].contiguous(memory_format=torch.channels_last_3d)
+    image, label = network.decode(latent) if tile is None else network.decode_tiled(latent, tile)
+    return to_hu(image[0, 0].float().cpu().numpy()), decode_label(label)[0].cpu().numpy()
 
 
-def _write_pair(out: Path, name: str, image: Any, label: Any, grid: ModelGrid) -> None:
-    """The label map last: its presence says that the pair is whole."""
-    affine = grid.affine(np.zeros(3))
-    write_nifti(out / "images" / f"{name}.nii.gz", image, affine, dtype=np.int16)
-    write_nifti(out / "labels" / f"{name}.nii.gz", label, affine, dtype=np.uint8)
-
-
-def _describe(out: Path, name: str, grid: ModelGrid) -> dict[str, Any]:
-    label = read_label(out / "labels" / f"{name}.nii.gz")[0]
-    voxel_ml = float(np.prod(grid.spacing)) / 1000.0
+def describe(candidate: Candidate, maker: Maker) -> dict[str, Any]:
+    """The record of a candidate: what was asked, what came out, and what the gate says."""
+    v, voxel_ml = candidate.verdict, float(np.prod(maker.grid.spacing)) / 1000.0
+    match = None
+    if v.match is not None and v.match.index >= 0 and maker.audit is not None:
+        match = {"case": maker.audit.ids[v.match.index], **{k: x for k, x in to_json(v.match).items() if k != "index"}}
     return {
-        "id": name, "complete": anatomy.is_complete(label, voxel_ml), "speck_share": anatomy.speck_share(label, voxel_ml),
-        "volumes_ml": {k: round(v, 3) for k, v in anatomy.volumes_ml(label, voxel_ml).items()},
+        "id": candidate.name, "requested": candidate.requested.describe(), "faults_before": v.faults_before, "faults": v.faults,
+        "copy": v.copy, "nearest": match, "complete": anatomy.is_complete(v.label, voxel_ml),
+        "speck_share_before": candidate.specks, "speck_share": anatomy.speck_share(v.label, voxel_ml), "decoded_sd_hu": candidate.decoded,
+        "volumes_ml": {k: round(x, 3) for k, x in anatomy.volumes_ml(v.label, voxel_ml).items()},
     }  # fmt: skip
+
+
+def _write_pair(out: Path, candidate: Candidate, grid: ModelGrid) -> None:
+    affine = grid.affine(np.zeros(3))
+    write_nifti(out / "images" / f"{candidate.name}.nii.gz", candidate.image, affine, dtype=np.int16)
+    write_nifti(out / "labels" / f"{candidate.name}.nii.gz", candidate.verdict.label, affine, dtype=np.uint8)

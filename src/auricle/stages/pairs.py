@@ -1,7 +1,7 @@
 """Pairs of image and label map, read from the folders that other stages wrote."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +41,8 @@ class Item:
     label: Path
     affine: Any
     """Voxel index of the model grid to RAS mm, (4, 4)."""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """What is known about the patient and the scan."""
 
 
 class Pairs:
@@ -85,6 +87,12 @@ class Pairs:
         assert label is not None
         return network_units(image)[None, None], label[None].clone()
 
+    def hu(self, index: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Pair `index` on the model grid: HU, float32, and label map, uint8, both (X, Y, Z)."""
+        image, label = augment.plain(*self[index], self.grid.size)
+        assert label is not None
+        return image.numpy(), np.ascontiguousarray(label.numpy())
+
     def batch(
         self, indices: Sequence[int], config: AugmentConfig, generator: torch.Generator, patch: Triple | None = None, focus: float = 0.0
     ) -> tuple[Tensor, Tensor]:
@@ -125,7 +133,7 @@ def cohort_pairs(folder: Path, *splits: Literal["train", "validation", "test"]) 
             image, label = (folder / kind / f"{case['id']}.npy" for kind in ("images", "labels"))
             affine = np.array(case["affine"])
             affine[:3, 3] = (affine @ [*table["margin"], 1.0])[:3]
-            items.append(Item(case["id"], case["patient"], image, label, affine))
+            items.append(Item(case["id"], case["patient"], image, label, affine, case["attributes"]))
     return Pairs(items, _grid(table))
 
 

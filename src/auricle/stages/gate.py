@@ -1,0 +1,107 @@
+"""The gate: which generated pairs are kept, and why the others are not."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auricle.core import progress
+from auricle.metrics import memorization
+from auricle.metrics.memorization import Descriptor, Match
+from auricle.metrics.repair import repair
+from auricle.phantom import check
+from auricle.stages.pairs import Pairs, cohort_pairs
+
+Labels = NDArray[np.uint8]
+Spacing = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says of one candidate."""
+
+    label: Labels
+    """The label map, repaired where that was asked for."""
+    faults_before: list[str]
+    """What `phantom.check` finds wrong with the map as it was decoded."""
+    faults: list[str]
+    """What it finds wrong with `label`; a copy of a training case is a fault, too."""
+    match: Match | None = None
+    """The nearest training case; None without an audit."""
+    copy: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Whether the pair is good."""
+        return not self.faults
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The training cases, and how near to one of them an unseen case may come."""
+
+    ids: list[str]
+    training: list[Descriptor]
+    threshold: float
+    """Score above which a pair is a copy."""
+    held_out: list[Match]
+    """The nearest training case of every case that the threshold was calibrated on."""
+
+    def match(self, image: NDArray[Any], label: Labels, spacing: Spacing) -> Match:
+        """The nearest training case of a pair (HU, label map)."""
+        return memorization.nearest(memorization.describe(image, label, spacing), self.training)
+
+
+def audit(cohort: Path) -> Audit:
+    """Describe the training cases of a prepared cohort; the threshold is calibrated on its validation split."""
+    train, held_out = cohort_pairs(cohort, "train"), cohort_pairs(cohort, "validation")
+    training = describe(train, "audit: training cases")
+    unseen = describe(held_out, "audit: held-out cases")
+    matches = [memorization.nearest(d, training) for d in progress.track(unseen, "audit: calibration", len(unseen))]
+    return Audit([i.id for i in train.items], training, memorization.calibrate(matches), matches)
+
+
+def describe(pairs: Pairs, name: str) -> list[Descriptor]:
+    """Descriptors of all pairs, on the model grid."""
+    return [describe_case(pairs, i) for i in progress.track(range(len(pairs)), name, len(pairs))]
+
+
+def describe_case(pairs: Pairs, index: int) -> Descriptor:
+    """Descriptor of pair `index` on the model grid."""
+    image, label = pairs.hu(index)
+    return memorization.describe(image, label, pairs.grid.spacing)
+
+
+def judge(label: Labels, spacing: Spacing, mend: bool = True) -> Verdict:
+    """Repair (`mend`) and check the anatomy of one label map. A repair that leaves more faults than it found is taken back."""
+    before = check(label, spacing)
+    mended = repair(label, float(np.prod(spacing)) / 1000.0) if mend else label
+    faults = before if np.array_equal(mended, label) else check(mended, spacing)
+    if len(faults) > len(before):
+        mended, faults = label, before
+    return Verdict(mended, before, faults)
+
+
+def audited(verdict: Verdict, image: NDArray[Any], spacing: Spacing, audit: Audit) -> Verdict:
+    """The verdict with the nearest training case of the pair (`image` in HU): a copy of it is one fault more."""
+    match = audit.match(image, verdict.label, spacing)
+    if not memorization.is_copy(match, audit.threshold):
+        return replace(verdict, match=match)
+    return replace(verdict, match=match, copy=True, faults=[*verdict.faults, f"it is a copy of training case {audit.ids[match.index]}"])
+
+
+def reasons(faults: Sequence[Sequence[str]]) -> dict[str, int]:
+    """How many candidates show each kind of fault, most frequent first; numbers in a fault are written as ``#``."""
+    counts = Counter(kind for found in faults for kind in {_kind(f) for f in found})
+    return dict(counts.most_common())
+
+
+def _kind(fault: str) -> str:
+    kind = re.sub(r"(training case) \S+", r"\1 #", fault)
+    kind = re.sub(r"\d+(\.\d+)?", "#", kind.split(":")[0])
+    return re.sub(r", (outside|at most|at least).*", "", kind)

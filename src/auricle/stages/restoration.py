@@ -1,0 +1,105 @@
+"""Texture restoration: generated soft tissue gets the noise of a scan in place of what the autoencoder leaves there.
+
+A decoder cannot reproduce noise and writes slow blotches of its own instead. Inside each structure and inside fat these are flattened, voxels
+that stand out (valves, leads, calcium, trabeculae) left alone; then noise is added whose SD by tissue and power spectrum are those of one training
+image, chosen at random for each pair, so that pairs differ in noise as scans do.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from auricle.core import progress
+from auricle.core.anatomy import ID
+from auricle.core.errors import InputError
+from auricle.core.files import read_json, write_json
+from auricle.core.seeds import numpy_generator
+from auricle.data.preprocess import CLIP_HU
+from auricle.metrics import texture
+from auricle.metrics.texture import Grain
+from auricle.stages.pairs import Pairs
+
+Volume = NDArray[np.float32]
+Spacing = tuple[float, float, float]
+FILE = "texture.json"
+MOST_CASES = 32
+"""Training cases whose texture is kept."""
+FLAT_MM = 4.0
+"""SD of the Gaussian that flattens: takes what is finer than about 15 mm, the size of a decoder's blotches, and leaves mixing of contrast."""
+STANDS_OUT_HU = 40.0
+"""A voxel farther than this from its flattened surroundings is no blotch (SD about 10 HU)."""
+
+
+def learn(pairs: Pairs, path: Path) -> None:
+    """Write the texture of up to `MOST_CASES` training images, evenly chosen."""
+    chosen = np.unique(np.linspace(0, len(pairs) - 1, min(MOST_CASES, len(pairs))).round().astype(int)).tolist()
+    grains = []
+    for i in progress.track(chosen, "texture", len(chosen)):
+        image, label = pairs.hu(i)
+        image = np.clip(image, -CLIP_HU, CLIP_HU)
+        grains.append(texture.grain(image, image, label, pairs.grid.spacing))
+    write_json(path, {"grains": [asdict(g) for g in grains if g is not None]})
+
+
+def load(folder: Path) -> list[Grain]:
+    """What `learn` wrote to the autoencoder's `folder`; raises `InputError` where there is none."""
+    try:
+        return [Grain(**g) for g in read_json(folder / FILE)["grains"]]
+    except FileNotFoundError:
+        raise InputError(f"{folder} keeps no texture of its training cases: train it again, or take --no-restore") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder / FILE} is damaged ({error}): train the autoencoder again, or take --no-restore") from None
+
+
+def restore(image: NDArray[Any], label: NDArray[np.uint8], spacing: Spacing, grains: Sequence[Grain], seed: int, index: int) -> Volume:
+    """`image` (HU) flattened in soft tissue, with noise of the SD and spectrum of one of `grains`, both drawn from `seed` and `index`.
+
+    Where the flattened image still varies, only what is missing to the training image's variance is added. The result is clipped to the HU range
+    that networks see; an empty list of `grains` changes nothing else.
+    """
+    clipped = np.clip(np.asarray(image, np.float32), -CLIP_HU, CLIP_HU)
+    if not grains:
+        return clipped
+    flat = flatten(clipped, label, spacing)
+    rng = numpy_generator(seed, "texture", index)
+    grain = grains[int(rng.integers(len(grains)))]
+    left = texture.textures(flat, label, spacing)
+    sd = {k: max(grain.sd_hu[k] ** 2 - (t.sd_hu**2 if t is not None else 0.0), 0.0) ** 0.5 for k, t in left.items()}
+    # In lung and bone a training image's variation is structure, which is no noise: they get fat's, the least structured tissue's.
+    grain = replace(grain, sd_hu={k: sd.get(k, sd["fat"]) for k in grain.sd_hu})
+    noise = texture.synthesize(flat.shape, grain, rng) * texture.sd_map(grain, flat, label)
+    return np.asarray(np.clip(flat + noise, -CLIP_HU, CLIP_HU), np.float32)
+
+
+def flatten(image: Volume, label: NDArray[np.uint8], spacing: Spacing) -> Volume:
+    """`image` (HU) with each blood pool, myocardium and fat smoothed within itself, fading out over two voxels toward its border."""
+    out = image.copy()
+    sigma = [FLAT_MM / s for s in spacing]
+    for mask in _tissues(image, label):
+        inner = ndimage.binary_erosion(mask)
+        if not inner.any():
+            continue
+        for _ in range(2):
+            mean = _average(image, inner, sigma)
+            inner = inner & (np.abs(image - mean) < STANDS_OUT_HU)
+        weight = np.where(inner, np.minimum(ndimage.uniform_filter(mask.astype(np.float32), 3) * 2 - 1, 1).clip(0), 0)
+        out += weight * (_average(image, inner, sigma) - image)
+    return out
+
+
+def _tissues(image: Volume, label: NDArray[np.uint8]) -> Iterator[NDArray[np.bool_]]:
+    for key in (*texture.POOLS, "MYO"):
+        yield label == ID[key]
+    smooth = ndimage.gaussian_filter(image, texture.SMOOTH_VOXELS)
+    yield (label == 0) & (smooth > texture.FAT_HU[0]) & (smooth < texture.FAT_HU[1])
+
+
+def _average(image: Volume, mask: NDArray[np.bool_], sigma: Sequence[float]) -> Volume:
+    """Gaussian average over the mask alone (normalized convolution, Knutsson and Westin 1993)."""
+    weight = ndimage.gaussian_filter(mask.astype(np.float32), sigma)
+    return np.asarray(ndimage.gaussian_filter(np.where(mask, image, 0), sigma) / np.maximum(weight, 1e-3), np.float32)
