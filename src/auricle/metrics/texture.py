@@ -1,4 +1,4 @@
-"""Noise texture of a CT volume: SD and noise power spectrum (NPS) in three tissues, and noise that copies a residual's texture.
+"""Noise texture of a CT volume: SD and noise power spectrum (NPS) in three tissues, and noise that copies a texture.
 
 Inside a mask the trend is taken away, the autocovariance of the rest is averaged over all pairs of voxels that both lie in the
 mask, and its Fourier transform is the NPS (Wiener-Khinchin theorem; in-plane NPS in HU^2 mm^2 as in AAPM TG-233). Masks may have
@@ -72,7 +72,7 @@ class Texture:
 
 @dataclass(frozen=True)
 class Grain:
-    """Texture of a residual, small enough to keep as JSON; `Grain(**dataclasses.asdict(grain))` is the same grain."""
+    """Texture of a volume, small enough to keep as JSON; `Grain(**dataclasses.asdict(grain))` is the same grain."""
 
     sd_hu: dict[str, float]
     """Robust SD (1.4826 times the median absolute deviation) in each of `CLASSES`."""
@@ -249,7 +249,7 @@ def _class_map(image: NDArray[Any], label: Labels) -> NDArray[np.uint8]:
 
 
 def grain(residual: NDArray[Any], image: NDArray[Any], label: Labels, spacing: Triple) -> Grain | None:
-    """Texture of `residual` (image minus reconstruction, HU) in the classes of `image` (HU) and `label`, all (X, Y, Z).
+    """Texture of `residual` (the image itself, whose trend is taken away, or its difference to another, HU) in the classes of `image` and `label`.
 
     The trend is taken away first, see `TREND`. A class that is too small to measure takes the SD of blood and myocardium.
     None where these two are too small or have no residual.

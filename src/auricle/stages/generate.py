@@ -1,5 +1,6 @@
 """Stage 4: generate pairs of image and label map, as asked for, and keep those that pass the gate."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from auricle.core import progress
+from auricle.core.anatomy import LABEL_COUNT
 from auricle.core.config import to_json
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
@@ -18,7 +20,7 @@ from auricle.core.runs import Run, finished
 from auricle.core.seeds import torch_generator
 from auricle.data import conditions
 from auricle.data.conditions import Conditions
-from auricle.data.labelcode import decode_label
+from auricle.data.labelcode import decode_label, fit_volumes
 from auricle.data.nifti import write_nifti
 from auricle.data.preprocess import ModelGrid, to_hu
 from auricle.diffusion.noise import cosine_sigmas, flow_sigmas, karras_sigmas
@@ -56,6 +58,8 @@ class GenerateStage:
     """Take what is not asked for from the training cases' distribution, one case's conditions with volumes near its own; else the model is free."""
     guidance: float = 1.0
     """Weight of classifier-free guidance: 1 follows the conditions, more exaggerates them and evaluates the network twice a step."""
+    fit_volumes: bool = True
+    """Move the borders of structures by a fraction of a voxel so that their volumes come near those asked for."""
     sampler: SamplerName = "dpmpp"
     """How the noise is removed; ddpm is the paper's, with its 1000 steps."""
     steps: int = 20
@@ -132,7 +136,7 @@ class Maker:
 
     def _finish(self, index: int, asked: Conditions, latent: Tensor) -> Candidate:
         c, spacing = self.config, self.grid.spacing
-        image, label = decode(self.decoder, latent, c.tile)
+        image, label = decode(self.decoder, latent, c.tile, asked.volumes_ml() if c.fit_volumes else {}, float(np.prod(spacing)) / 1000.0)
         specks = anatomy.speck_share(label, float(np.prod(spacing)) / 1000.0)
         verdict = gate.judge(label, spacing, mend=c.gate)
         before = {}
@@ -273,12 +277,20 @@ def sample_latents(model: LatentModel, config: GenerateStage, indices: list[int]
 
 
 @torch.no_grad()
-def decode(network: Autoencoder, latent: Tensor, tile: int | None = None) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Image (X, Y, Z) in HU and label map (X, Y, Z) of one latent (C, ..), in tiles of `tile` latent voxels where that is given."""
+def decode(
+    network: Autoencoder, latent: Tensor, tile: int | None = None, volumes_ml: Mapping[str, float] | None = None, voxel_ml: float = 1.0
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:  # fmt: skip
+    """Image (X, Y, Z) in HU and label map (X, Y, Z) of one latent (C, ..), in tiles of `tile` latent voxels where that is given.
+
+    Logits are fitted to `volumes_ml` (`data.labelcode.fit_volumes`); a packed label head has none.
+    """
     if not latent.isfinite().all():
         raise InputError("sampling gave numbers that are not finite: take more --steps or another --sampler")
     latent = latent[None].contiguous(memory_format=torch.channels_last_3d)
     image, label = network.decode(latent) if tile is None else network.decode_tiled(latent, tile)
+    label = label.float()
+    if volumes_ml and label.shape[1] == LABEL_COUNT:
+        label = fit_volumes(label[0].contiguous(), volumes_ml, voxel_ml)[None]
     return to_hu(image[0, 0].float().cpu().numpy()), decode_label(label)[0].cpu().numpy()
 
 

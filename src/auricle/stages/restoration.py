@@ -29,8 +29,8 @@ Spacing = tuple[float, float, float]
 FILE = "texture.json"
 MOST_CASES = 32
 """Training cases whose texture is kept."""
-FLAT_MM = 4.0
-"""SD of the Gaussian that flattens: takes what is finer than about 15 mm, the size of a decoder's blotches, and leaves mixing of contrast."""
+FLAT_MM = 8.0
+"""SD of the Gaussian that flattens: takes what is finer than about 30 mm, a decoder's blotches among it, and leaves slow mixing of contrast."""
 STANDS_OUT_HU = 40.0
 """A voxel farther than this from its flattened surroundings is no blotch (SD about 10 HU)."""
 
