@@ -106,7 +106,7 @@ def fastest(asked: Result) -> Result:
 
 def results(o: argparse.Namespace) -> Iterator[tuple[str, int, str, Result]]:
     """Job, size, contender and result of every measurement."""
-    runs = [(job, size, who) for job in o.jobs for size in o.sizes for who in JOBS[job][1]]
+    runs = [(job, size, who) for job in o.jobs for size in o.sizes for who in JOBS[job][1] if who not in o.without]
     for job, size, who in progress.track(runs, "measurements", len(runs)):
         asked = {"job": job, "contender": who, "size": size, "batch": o.batch, "repeats": o.repeats, "checkpoint": o.checkpoint, "seed": o.seed}
         yield job, size, who, fastest(asked)
@@ -241,6 +241,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 128], help="edges of the volumes in voxels, multiples of 16")
     parser.add_argument("--jobs", nargs="*", choices=list(JOBS), default=list(JOBS))
+    parser.add_argument("--without", nargs="*", choices=list(CONTENDERS), default=[], help="contenders to leave out")
     parser.add_argument("--batch", type=int, default=2, help="pairs in a training step")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--checkpoint", action="store_true", help="activation checkpointing in every autoencoder")

@@ -51,7 +51,7 @@ class GenerateStage:
     cohort: Path | None = None
     """Folder of the cohort it was trained on, for the audit of copies; without it there is none."""
     count: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
-    """Good pairs to generate. Candidate k of a seed is the same whatever the count and the batch size."""
+    """Good pairs to generate. Candidate k of a seed is the same whatever the count and, up to rounding, the batch size."""
     conditions: Annotated[Conditions, tyro.conf.arg(name="")] = field(default_factory=Conditions)
     """What is asked for."""
     complete: bool = True
