@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from auricle.core.anatomy import ID
-from auricle.metrics.repair import repair
+from auricle.metrics.repair import BROAD_MM2, part, repair
 
 VOXEL_ML = 0.01
 
@@ -73,3 +73,48 @@ def test_the_input_is_left_alone() -> None:
     repair(label, VOXEL_ML)
     assert np.array_equal(label, before)
     assert not repair(np.zeros((5, 5, 5), np.uint8), VOXEL_ML).any()
+
+
+def faces(label: np.ndarray, a: int, b: int) -> int:
+    """Common faces of two labels, counted one axis at a time."""
+    return sum(
+        int(((x == a) & (y == b) | (x == b) & (y == a)).sum())
+        for axis in range(3)
+        for x, y in [(np.moveaxis(label, axis, 0)[:-1], np.moveaxis(label, axis, 0)[1:])]
+    )
+
+
+def neighbors(across: int) -> np.ndarray:
+    """A large ventricle against a smaller one, over a square of `across` voxels."""
+    label = np.zeros((30, 30, 30), np.uint8)
+    label[2:15, 4:29, 4:29] = ID["LV"]
+    label[15:20, 6 : 6 + across, 6 : 6 + across] = ID["RV"]
+    return label
+
+
+def test_a_lost_wall_is_put_back_as_far_as_it_must() -> None:
+    label = neighbors(10)
+    mended = part(label, (1.0, 1.0, 1.0), {(ID["RV"], ID["LV"]): (40.0, ID["MYO"])})
+    assert faces(label, ID["LV"], ID["RV"]) == 100
+    assert faces(mended, ID["LV"], ID["RV"]) == 40
+    wall = np.argwhere(mended == ID["MYO"])
+    assert len(wall) == 60
+    assert np.array_equal(mended == ID["RV"], label == ID["RV"])  # the larger one gives way
+    # What still touches lies in the middle.
+    left = np.argwhere((label == ID["LV"])[14] & (label == ID["RV"])[15] & (mended == ID["LV"])[14])
+    middle = np.array([10.5, 10.5])
+    assert np.linalg.norm(left - middle, axis=1).max() <= np.linalg.norm(wall[:, 1:] - middle, axis=1).min() + 1e-9
+
+
+def test_area_counts_in_mm2_of_each_face() -> None:
+    limits = {(ID["LV"], ID["RV"]): (40.0, 0)}
+    assert faces(part(neighbors(10), (3.0, 0.5, 0.5), limits), ID["LV"], ID["RV"]) == 100  # 25 mm2: allowed
+    assert faces(part(neighbors(10), (3.0, 1.0, 0.5), limits), ID["LV"], ID["RV"]) == 80
+
+
+def test_small_and_broad_contacts_stay() -> None:
+    limits = {(ID["LV"], ID["RV"]): (40.0, 0)}
+    for across in (6, int(np.ceil((BROAD_MM2 + 40) ** 0.5))):
+        label = neighbors(across)
+        assert np.array_equal(part(label, (1.0, 1.0, 1.0), limits), label)
+    assert not np.array_equal(part(neighbors(20), (1.0, 1.0, 1.0), limits), neighbors(20))

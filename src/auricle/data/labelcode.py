@@ -48,7 +48,7 @@ def unpack(packed: Tensor) -> Tensor:
     return scores.argmax(1).to(torch.uint8)
 
 
-def fit_volumes(logits: Tensor, volumes_ml: Mapping[str, float], voxel_ml: float, most: float = 1.5) -> Tensor:
+def fit_volumes(logits: Tensor, volumes_ml: Mapping[str, float], voxel_ml: float, most: float = 2.0) -> Tensor:
     """Logits with each structure raised or lowered as a whole so that its volume comes near the one that was asked for.
 
     Where a network is unsure, the largest logit favors the background, and small or thin structures shrink. A structure whose volume is known gets

@@ -1,5 +1,7 @@
 """Small faults of a generated label map that have one obvious remedy."""
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -9,6 +11,8 @@ from auricle.core.anatomy import STRUCTURES
 Labels = NDArray[np.uint8]
 STRAY_ML = 1.0
 """A piece of a structure below this volume, beside its largest piece, is stray; so is background that one structure encloses."""
+BROAD_MM2 = 400.0
+"""Contact in excess of what is allowed, up to which the wall between is taken to be lost for its thinness: 2 x 2 cm."""
 ROUNDS = 8
 """What is mended may enclose or join something new; a few rounds settle it."""
 
@@ -36,6 +40,54 @@ def repair(label: Labels, voxel_ml: float, stray_ml: float = STRAY_ML) -> Labels
         nearest = ndimage.distance_transform_edt(stray, return_distances=False, return_indices=True)
         mended = mended[tuple(nearest)]
     return mended
+
+
+def part(label: Labels, spacing: tuple[float, float, float], most_mm2: Mapping[tuple[int, int], tuple[float, int]]) -> Labels:
+    """Put back walls that are thinner than a voxel: pairs of structures that touch over too large an area are parted by one voxel.
+
+    The rim of the contact goes first and only as much of it as must, on the side of the larger structure. A contact that is too large by more
+    than `BROAD_MM2` stays: it is for the gate to judge.
+
+    Args:
+        label: label map [x, y, z].
+        spacing: voxel size in mm.
+        most_mm2: for a pair of label values, the contact it may have and the label value of the wall between.
+
+    Returns:
+        A repaired map of the same shape; `label` is left as it is.
+    """
+    mended = label.copy()
+    for (a, b), (most, wall) in most_mm2.items():
+        own, other = (a, b) if (mended == a).sum() >= (mended == b).sum() else (b, a)
+        area = _contact(mended, spacing, own, other)
+        excess = area.sum() - most
+        if not 0 < excess <= BROAD_MM2:
+            continue
+        where = np.argwhere(area > 0)
+        share = area[tuple(where.T)]
+        at = where * np.asarray(spacing)
+        order = np.argsort(-np.linalg.norm(at - np.average(at, axis=0, weights=share), axis=1), kind="stable")
+        taken = order[: int(np.searchsorted(share[order].cumsum(), excess)) + 1]
+        mended[tuple(where[taken].T)] = wall
+    return mended
+
+
+def _contact(label: Labels, spacing: tuple[float, float, float], own: int, other: int) -> NDArray[np.float64]:
+    """Area in mm^2 of the faces that each voxel of `own` shares with `other`."""
+    area = np.zeros(label.shape)
+    for axis, here, there in _neighbors():
+        face = float(np.prod(spacing)) / spacing[axis]
+        area[here] += face * ((label[here] == own) & (label[there] == other))
+    return area
+
+
+def _neighbors() -> Iterator[tuple[int, tuple[slice, ...], tuple[slice, ...]]]:
+    """Axis, and views of an array and of itself one voxel further along it, for all six directions."""
+    for axis in range(3):
+        low, high = ([slice(None)] * 3 for _ in range(2))
+        low[axis], high[axis] = slice(None, -1), slice(1, None)
+        yield axis, tuple(low), tuple(high)
+        yield axis, tuple(high), tuple(low)
 
 
 def _stray(label: Labels, most: float) -> NDArray[np.bool_]:

@@ -97,13 +97,18 @@ def _bare(label: Label, spacing: Spacing, heart: Hearts, joints: Joints) -> list
     return [f"MYO has a gap: {area:.0f} mm2 of the LV lie bare, at most {BARE_MM2:.0f} allowed"] if area > BARE_MM2 else []
 
 
-def _walls(areas: NDArray[np.float64], spacing: Spacing) -> list[str]:
+def contact_limits(spacing: Spacing) -> dict[tuple[str, str], float]:
+    """Greatest area in mm^2 of common faces of the pairs that a wall keeps apart, in maps with voxels of that size."""
     slack = CONTACT_MM2 * max(1.0, float(np.mean(spacing)) / 2)
+    return {pair: slack + thin for pair, thin in WALL_BETWEEN.items()}
+
+
+def _walls(areas: NDArray[np.float64], spacing: Spacing) -> list[str]:
     found = []
-    for (a, b), thin in WALL_BETWEEN.items():
+    for (a, b), most in contact_limits(spacing).items():
         area = areas[ID[a], ID[b]]
-        if area > slack + thin:
-            found.append(f"{a} and {b} must not touch: {area:.0f} mm2 of contact, at most {slack + thin:.0f} allowed")
+        if area > most:
+            found.append(f"{a} and {b} must not touch: {area:.0f} mm2 of contact, at most {most:.0f} allowed")
     return found
 
 

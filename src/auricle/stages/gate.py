@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auricle.core import progress
+from auricle.core.anatomy import BACKGROUND, ID
 from auricle.metrics import memorization
 from auricle.metrics.memorization import Descriptor, Match
-from auricle.metrics.repair import repair
-from auricle.phantom import check
+from auricle.metrics.repair import part, repair
+from auricle.phantom import check, contact_limits
 from auricle.stages.pairs import Pairs, cohort_pairs
 
 Labels = NDArray[np.uint8]
@@ -80,11 +81,25 @@ def describe_case(pairs: Pairs, index: int) -> Descriptor:
 def judge(label: Labels, spacing: Spacing, mend: bool = True) -> Verdict:
     """Repair (`mend`) and check the anatomy of one label map. A repair that leaves more faults than it found is taken back."""
     before = check(label, spacing)
-    mended = repair(label, float(np.prod(spacing)) / 1000.0) if mend else label
-    faults = before if np.array_equal(mended, label) else check(mended, spacing)
-    if len(faults) > len(before):
-        mended, faults = label, before
-    return Verdict(mended, before, faults)
+    verdict, voxel_ml = Verdict(label, before, before), float(np.prod(spacing)) / 1000.0
+    if mend:
+        verdict = _better(verdict, repair(label, voxel_ml), spacing)
+    if mend and verdict.faults:
+        verdict = _better(verdict, repair(part(verdict.label, spacing, _walls(spacing)), voxel_ml), spacing)
+    return verdict
+
+
+def _better(verdict: Verdict, mended: Labels, spacing: Spacing) -> Verdict:
+    if np.array_equal(mended, verdict.label):
+        return verdict
+    faults = check(mended, spacing)
+    return verdict if len(faults) > len(verdict.faults) else replace(verdict, label=mended, faults=faults)
+
+
+def _walls(spacing: Spacing) -> dict[tuple[int, int], tuple[float, int]]:
+    """Limit of contact and the wall's label of every pair that a wall keeps apart; the septum alone has a label."""
+    wall = {("LV", "RV"): ID["MYO"]}
+    return {(ID[a], ID[b]): (most, wall.get((a, b), BACKGROUND)) for (a, b), most in contact_limits(spacing).items()}
 
 
 def audited(verdict: Verdict, image: NDArray[Any], spacing: Spacing, audit: Audit) -> Verdict:
