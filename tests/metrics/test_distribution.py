@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.linalg import sqrtm
 
-from auricle.metrics.distribution import Scale, floor, frechet_distance, interval, kernel_distance
+from auricle.metrics.distribution import Scale, frechet_distance, interval, kernel_distance
 
 Features = NDArray[np.float64]
 
@@ -131,10 +131,3 @@ def test_frechet_distance_is_defined_for_few_cases_and_many_features() -> None:
     flat = b @ np.diag([1e-3] + [1.0] * 99)
     moved = normal(2, 60, 100) @ np.diag([1e-3] + [1.0] * 99) + np.eye(100)[0] * 20
     assert frechet_distance(moved, flat, unit(100)) > 400
-
-
-def test_floor_is_the_distance_of_held_out_cases() -> None:
-    reference, held_out = normal(0, 60), normal(1, 20)
-    assert floor(reference, held_out) == kernel_distance(held_out, reference)
-    assert floor(reference, held_out, frechet_distance) == frechet_distance(held_out, reference)
-    assert floor(reference, held_out) < kernel_distance(normal(2, 20, shift=0.7), reference)

@@ -1,10 +1,10 @@
 """How far two sets of cases lie apart, from their features: kernel (KID) and Frechet (FID) distance.
 
 Arrays of features are (cases, features). Both distances are taken on features standardized by a reference (`Scale`), so that none dominates
-for its units. A distance says little by itself: read it beside `floor`, the same distance of held-out real cases.
+for its units. A distance says little by itself: read it beside the same distance of held-out real cases,
+of as many as were generated for the Frechet distance, whose bias depends on the number.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,14 +109,6 @@ def frechet_distance(a: Features, b: Features, scale: Scale | None = None, compo
     cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)).astype(np.float64) for x in (a, b))
     shift = a.mean(axis=0) - b.mean(axis=0)
     return max(0.0, float(shift @ shift + np.trace(cov_a) + np.trace(cov_b) - 2 * _trace_of_root(cov_a, cov_b)))
-
-
-def floor(reference: Features, held_out: Features, distance: Callable[[Features, Features], float] = kernel_distance) -> float:
-    """What perfect generation would reach: `distance` of `held_out` real cases (m, F) from the `reference` real cases (n, F).
-
-    For the Frechet distance, take as many held-out cases as generated ones: its bias depends on the number.
-    """
-    return distance(held_out, reference)
 
 
 def _gram(a: Features, b: Features, scale: Scale | None) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

@@ -138,7 +138,7 @@ def requested(
     points: Mapping[str, Sequence[tuple[float, float]]], r: Mapping[str, float | None], theme: Theme = "light"
 ) -> bytes:  # fmt: skip
     """Obtained over requested volume in mL, one small diagram a structure; a pair on the dashed line came out as asked for."""
-    with mpl.rc_context(figures._style(theme)):
+    with mpl.rc_context(figures.style(theme)):
         figure = Figure(figsize=(12, 6.7), layout=ConstrainedLayoutEngine(hspace=0.06, wspace=0.06))
         axes = figure.subplots(2, 4)
         for axis, s in zip(axes.flat, STRUCTURES, strict=True):
@@ -183,7 +183,7 @@ def histograms(curves: Mapping[str, Curves], theme: Theme = "light") -> bytes:
 
 def _panels(curves: Mapping[str, Curves], labels: tuple[str, str], scale: float, faint: float | None, theme: Theme) -> bytes:
     """One diagram a tissue with a line for each set; values times `scale`, the axis cut where all are below `faint`."""
-    with mpl.rc_context(figures._style(theme)):
+    with mpl.rc_context(figures.style(theme)):
         figure = Figure(figsize=(4.0 * len(curves), 3.9), layout=ConstrainedLayoutEngine(wspace=0.05))
         axes = list(figure.subplots(1, len(curves), squeeze=False).flat)
         handles: dict[str, Any] = {}
@@ -228,7 +228,7 @@ def closest(rows: Sequence[tuple[Pair, Pair, float]], threshold: float | None, s
             for column in (0, 1):
                 axis = figure.add_axes((left + 0.248 * column, bottom, 0.245, tall / height))
                 axis.set_axis_off()
-                figures._ct(axis, shown.image, "axial", index, spacing)
+                figures.show_ct(axis, shown.image, "axial", index, spacing)
                 if column:
                     picture = slices.colored(slices.cut(shown.label, "axial", index), 0.55)
                     axis.imshow(picture, interpolation="nearest", aspect=slices.aspect(spacing, "axial"))

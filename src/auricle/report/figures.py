@@ -78,8 +78,8 @@ def pairs(groups: Sequence[tuple[str, Sequence[Pair]]], spacing: Spacing) -> byt
         for row, pair in enumerate(cases):
             for column, plane in enumerate(PLANES):
                 index = slices.informative_slice(pair.label, plane)
-                _ct(axes[2 * row, column], pair.image, plane, index, spacing)
-                _ct(axes[2 * row + 1, column], pair.image, plane, index, spacing)
+                show_ct(axes[2 * row, column], pair.image, plane, index, spacing)
+                show_ct(axes[2 * row + 1, column], pair.image, plane, index, spacing)
                 picture = slices.colored(slices.cut(pair.label, plane, index), 0.55)
                 axes[2 * row + 1, column].imshow(picture, interpolation="nearest", aspect=slices.aspect(spacing, plane))
     return png(figure)
@@ -99,7 +99,7 @@ def segmentation(image: Image, reference: Labels, predictions: Mapping[str, Labe
         for column, name in enumerate(columns):
             axis: Axes = axes[row, column]
             axis.set_axis_off()
-            _ct(axis, image, plane, index, spacing)
+            show_ct(axis, image, plane, index, spacing)
             picture = slices.colored(truth, 0.25 if column else 0.6)
             axis.imshow(picture, interpolation="nearest", aspect=slices.aspect(spacing, plane))
             if column:
@@ -112,7 +112,7 @@ def segmentation(image: Image, reference: Labels, predictions: Mapping[str, Labe
 def volumes(training: Volumes, generated: Volumes, names: tuple[str, str], theme: Theme) -> bytes:
     """Volumes of every structure, one small diagram each: every case a dot, quartiles a box, training beside generated."""
     _, ink, grid = INK[theme]
-    with mpl.rc_context(_style(theme)):
+    with mpl.rc_context(style(theme)):
         figure = Figure(figsize=(12, 5.8), layout=ConstrainedLayoutEngine(hspace=0.08, wspace=0.04))
         axes = figure.subplots(2, 4)
         scatter = np.random.default_rng(0)
@@ -140,7 +140,7 @@ def curves(panels: Sequence[Panel], theme: Theme) -> bytes:
     """Training curves, one small diagram a panel; losses that span more than a factor of 20 get a logarithmic axis."""
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
-    with mpl.rc_context(_style(theme)):
+    with mpl.rc_context(style(theme)):
         figure = Figure(figsize=(4.0 * columns, 3.0 * rows), layout=ConstrainedLayoutEngine(hspace=0.08, wspace=0.04))
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axis in axes[len(panels) :]:
@@ -166,14 +166,15 @@ def _curve_panel(axis: Axes, panel: Panel, theme: Theme) -> None:
     axis.legend(fontsize=8.5, frameon=False)
 
 
-def _ct(axis: Axes, image: Image, plane: Plane, index: int, spacing: Spacing) -> None:
+def show_ct(axis: Axes, image: Image, plane: Plane, index: int, spacing: Spacing) -> None:
+    """Draw one slice of an image (HU, [x, y, z]) in the soft-tissue window, with the letters of the sides."""
     low, high = slices.WINDOW_HU
     picture = slices.cut(image, plane, index)
     axis.imshow(picture, cmap="gray", vmin=low, vmax=high, interpolation="bilinear", aspect=slices.aspect(spacing, plane))
     side, top = slices.SIDES[plane]
-    style: dict[str, Any] = {"color": "#f5d90a", "fontsize": 9, "transform": axis.transAxes, "ha": "center", "va": "center"}
-    axis.text(0.04, 0.5, side, **style)
-    axis.text(0.5, 0.955, top, **style)
+    letters: dict[str, Any] = {"color": "#f5d90a", "fontsize": 9, "transform": axis.transAxes, "ha": "center", "va": "center"}
+    axis.text(0.04, 0.5, side, **letters)
+    axis.text(0.5, 0.955, top, **letters)
 
 
 def _outline(axis: Axes, labels: NDArray[np.uint8]) -> None:
@@ -188,7 +189,7 @@ def _outline(axis: Axes, labels: NDArray[np.uint8]) -> None:
     axis.set_ylim(rows - 0.5, -0.5)
 
 
-def _style(theme: Theme) -> Any:
+def style(theme: Theme) -> Any:
     """Settings for `rc_context`, whose keys matplotlib types as literals."""
     paper, ink, grid = INK[theme]
     return {
