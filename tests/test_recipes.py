@@ -111,10 +111,11 @@ def test_arms_differ_in_what_they_are_given_alone() -> None:
         )  # fmt: skip
 
 
-def test_steps_run_in_an_order_that_their_inputs_allow() -> None:
+@pytest.mark.parametrize("name", ["demo", "laptop", "paper"])
+def test_steps_run_in_an_order_that_their_inputs_allow(name: recipes.RecipeName) -> None:
     made: set[Path] = set()
-    for step in recipes.steps(recipes.demo(), Path("r"), None, 0, Hardware()):
-        needed = [v for f in ("cohort", "autoencoder", "diffusion", "generated", "pretrained", "model")
+    for step in recipes.steps(recipes.recipe(name), Path("r"), None, 0, Hardware()):
+        needed = [v for f in ("cohort", "autoencoder", "refiner", "diffusion", "generated", "pretrained", "model")
                   if (v := getattr(step.config, f, None)) is not None]  # fmt: skip
         assert set(needed) <= made
         made.add(step.out)

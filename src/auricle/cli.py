@@ -24,7 +24,20 @@ from auricle.data.cohort import FolderData
 from auricle.recipes import RecipeName
 from auricle.report.assessment import write_assessment
 from auricle.report.page import write_report
-from auricle.stages import assess, autoencoder, cohort, diffusion, evaluate, finetune, generate, phantom, plan, pretrain, segment
+from auricle.stages import (
+    assess,
+    autoencoder,
+    cohort,
+    diffusion,
+    evaluate,
+    finetune,
+    generate,
+    phantom,
+    plan,
+    pretrain,
+    refiner,
+    segment,
+)
 from auricle.stages.autoencoder import AutoencoderStage
 from auricle.stages.cohort import CohortConfig
 from auricle.stages.diffusion import DiffusionStage
@@ -33,6 +46,7 @@ from auricle.stages.finetune import FinetuneStage
 from auricle.stages.generate import GenerateStage
 from auricle.stages.phantom_config import PhantomConfig
 from auricle.stages.pretrain import PretrainStage
+from auricle.stages.refiner import RefinerStage
 from auricle.stages.segment import SegmentStage
 from auricle.training.cost import measure_rate
 from auricle.training.loop import Hardware
@@ -173,14 +187,17 @@ def generate_pairs(
 
     Args:
         out: Folder to write; the same command again goes on with it.
-        run: Folder of a whole run, in place of --autoencoder, --diffusion and --cohort; runs/demo where none of these is given.
+        run: Folder of a whole run, in place of --autoencoder, --refiner, --diffusion and --cohort; runs/demo where none of these is given.
     """
     _configure(show)
     if run is None and config.autoencoder == generate.DEFAULT_RUN / "autoencoder" and config.cohort is None:
         run = generate.DEFAULT_RUN
     if run is not None:
         cohort_folder = run / "cohort" if (run / "cohort" / "done.json").exists() else None
-        config = replace(config, autoencoder=run / "autoencoder", diffusion=run / "diffusion", cohort=cohort_folder)
+        refiner_folder = run / "refiner" if (run / "refiner" / "done.json").exists() else None
+        config = replace(
+            config, autoencoder=run / "autoencoder", diffusion=run / "diffusion", cohort=cohort_folder, refiner=refiner_folder
+        )  # fmt: skip
     generate.run(config, out)
     progress.event("finished", out=str(out))
     if not show.json:
@@ -236,6 +253,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "phantom": write_phantoms,
     "cohort": _stage(cohort.run, CohortConfig, "Bring a cohort to the model grid and split it by patient."),
     "autoencoder": _stage(autoencoder.run, AutoencoderStage, "Train the joint autoencoder of images and label maps."),
+    "refiner": _stage(refiner.run, RefinerStage, "Train the refiner, which gives decoded images back edges, small vessels and noise."),
     "diffusion": _stage(diffusion.run, DiffusionStage, "Train the diffusion model on the autoencoder's latents."),
     "generate": generate_pairs,
     "assess": assess_run,

@@ -18,7 +18,7 @@ from auricle.models.autoencoder import AutoencoderConfig
 from auricle.models.denoiser import DenoiserConfig
 from auricle.models.masking import MaskConfig
 from auricle.models.segmenter import SegmenterConfig
-from auricle.stages import autoencoder, cohort, diffusion, evaluate, finetune, generate, pretrain
+from auricle.stages import autoencoder, cohort, diffusion, evaluate, finetune, generate, pretrain, refiner
 from auricle.stages.autoencoder import AutoencoderStage
 from auricle.stages.cohort import CohortConfig
 from auricle.stages.diffusion import DiffusionStage
@@ -26,6 +26,7 @@ from auricle.stages.evaluate import EvaluateStage
 from auricle.stages.finetune import FinetuneStage
 from auricle.stages.generate import GenerateStage
 from auricle.stages.pretrain import PretrainStage
+from auricle.stages.refiner import RefinerStage
 from auricle.study.arms import ARMS, Shared
 from auricle.training.loop import FitConfig, Hardware
 
@@ -40,6 +41,8 @@ class Recipe:
 
     cohort: CohortConfig
     autoencoder: AutoencoderStage
+    refiner: RefinerStage | None
+    """None restores the noise of soft tissue alone."""
     diffusion: DiffusionStage
     generate: GenerateStage
     pretrain: PretrainStage
@@ -66,20 +69,24 @@ def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Ha
 
     As many pairs are generated as fine-tuning mixes in: `ratio` for each labeled training case.
     """
-    folder = {name: root / name for name in ("cohort", "autoencoder", "diffusion", "generate", "pretrain")}
+    folder = {name: root / name for name in ("cohort", "autoencoder", "refiner", "diffusion", "generate", "pretrain")}
     common: dict[str, Any] = {"seed": seed, "hardware": hardware}
     own = chosen.cohort.data
     assert isinstance(own, VirtualData)
     prepared = replace(chosen.cohort, seed=seed, data=data or replace(own, seed=seed))
     labeled = split_patients(open_cohort(prepared.data).patients, prepared.shares, seed).count("train")
     generated = replace(chosen.generate, count=max(1, round(chosen.finetune.ratio * labeled)), seed=seed)
+    refining = [] if chosen.refiner is None else [Step("refiner", refiner.run, replace(
+        chosen.refiner, cohort=folder["cohort"], autoencoder=folder["autoencoder"], **common), folder["refiner"])]  # fmt: skip
     train = [
         Step("cohort", cohort.run, prepared, folder["cohort"]),
         Step("autoencoder", autoencoder.run, replace(chosen.autoencoder, cohort=folder["cohort"], **common), folder["autoencoder"]),
+        *refining,
         Step("diffusion", diffusion.run, replace(
             chosen.diffusion, cohort=folder["cohort"], autoencoder=folder["autoencoder"], **common), folder["diffusion"]),
         Step("generate", generate.run, replace(
-            generated, autoencoder=folder["autoencoder"], diffusion=folder["diffusion"], cohort=folder["cohort"]), folder["generate"]),
+            generated, autoencoder=folder["autoencoder"], diffusion=folder["diffusion"], cohort=folder["cohort"],
+            refiner=folder["refiner"] if chosen.refiner else None), folder["generate"]),
         Step("pretrain", pretrain.run, replace(chosen.pretrain, generated=folder["generate"], cohort=None, **common), folder["pretrain"]),
     ]  # fmt: skip
     shared = Shared(replace(chosen.finetune, cohort=folder["cohort"], **common), folder["generate"], folder["pretrain"])
@@ -100,6 +107,7 @@ def demo() -> Recipe:
             fit=FitConfig(steps=1300, batch_size=4, optimizer="muon", learning_rate=3e-3, weight_decay=1e-4, schedule="one-cycle",
                           validate_every=325),
         ),
+        refiner=None,
         diffusion=DiffusionStage(
             _ELSEWHERE, _ELSEWHERE, network=DenoiserConfig(channels=(24, 48, 96), blocks=1), views=8,
             augment=AugmentConfig(location_crop_probability=1.0, shift_mm=5.0, rotation_degrees=4.0, scale=0.06),
@@ -131,6 +139,11 @@ def laptop() -> Recipe:
             fit=FitConfig(steps=6500, batch_size=4, optimizer="muon", learning_rate=3e-3, weight_decay=1e-4, schedule="one-cycle",
                           validate_every=1300),
         ),
+        refiner=RefinerStage(
+            _ELSEWHERE, _ELSEWHERE,
+            fit=FitConfig(steps=1200, batch_size=4, optimizer="muon", learning_rate=2e-3, schedule="one-cycle", ema_decay=0.99,
+                          validate_every=400),
+        ),
         diffusion=DiffusionStage(
             _ELSEWHERE, _ELSEWHERE, network=DenoiserConfig(channels=(48, 96, 192), blocks=1), views=6,
             augment=AugmentConfig(location_crop_probability=1.0, shift_mm=8.0, rotation_degrees=4.0, scale=0.05),
@@ -160,6 +173,7 @@ def paper() -> Recipe:
             _ELSEWHERE, network=AutoencoderConfig(channels=(32, 64, 128), blocks=2, latent_channels=4, label_head="packed", fusion="sum"),
             augment=augment.paper_generator(), fit=FitConfig(steps=None, epochs=300, batch_size=1, learning_rate=1e-4, weight_decay=1e-4),
         ),
+        refiner=None,
         diffusion=DiffusionStage(
             _ELSEWHERE, _ELSEWHERE, parameterization="ddpm", network=DenoiserConfig(channels=(64, 128, 256), blocks=2),
             augment=augment.paper_generator(), views=8,

@@ -16,6 +16,7 @@ from auricle.stages.diffusion import DiffusionStage
 from auricle.stages.finetune import FinetuneStage
 from auricle.stages.generate import GenerateStage
 from auricle.stages.pretrain import PretrainStage
+from auricle.stages.refiner import RefinerStage
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,12 @@ def test_round_trip(size: tuple[int, int, int], many: tuple[int, ...], maybe: in
 def test_every_recipe_survives_json(name: recipes.RecipeName) -> None:
     recipe = recipes.recipe(name)
     kinds = {
-        "cohort": CohortConfig, "autoencoder": AutoencoderStage, "diffusion": DiffusionStage, "generate": GenerateStage,
+        "cohort": CohortConfig, "autoencoder": AutoencoderStage, "refiner": RefinerStage, "diffusion": DiffusionStage, "generate": GenerateStage,
         "pretrain": PretrainStage, "finetune": FinetuneStage,
     }  # fmt: skip
     for part, kind in kinds.items():
         config = getattr(recipe, part)
-        assert from_json(kind, to_json(config)) == config
+        assert config is None or from_json(kind, to_json(config)) == config
 
 
 @pytest.mark.parametrize(

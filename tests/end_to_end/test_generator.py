@@ -15,9 +15,11 @@ from auricle.data.conditions import Conditions
 from auricle.data.nifti import read_label, read_nifti
 from auricle.models.autoencoder import AutoencoderConfig
 from auricle.models.denoiser import DenoiserConfig
-from auricle.stages import assess, autoencoder, diffusion, gate, generate, restoration
+from auricle.models.refiner import RefinerConfig
+from auricle.stages import assess, autoencoder, diffusion, gate, generate, refiner, restoration
 from auricle.stages.generate import GenerateStage
 from auricle.stages.pairs import cohort_pairs, generated_pairs
+from auricle.stages.refiner import RefinerStage
 from auricle.training.loop import FitConfig, Hardware
 
 
@@ -31,6 +33,8 @@ def run(tiny_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     autoencoder.run(
         replace(demo.autoencoder, cohort=root / "cohort", network=network, patch=(16, 16, 16), fit=fit, hardware=cpu), root / "autoencoder"
     )
+    folders = {"cohort": root / "cohort", "autoencoder": root / "autoencoder"}
+    refiner.run(RefinerStage(**folders, network=RefinerConfig((8, 12)), patch=(16, 16, 16), fit=fit, hardware=cpu), root / "refiner")
     diffusion.run(replace(
         demo.diffusion, cohort=root / "cohort", autoencoder=root / "autoencoder", network=DenoiserConfig(channels=(8, 16), blocks=1), views=2,
         fit=replace(fit, ema_decay=0.9), hardware=cpu,
@@ -207,3 +211,51 @@ def test_samples_do_not_depend_on_the_batch(run: Path) -> None:
     together = generate.sample_latents(model, config, [0, 1, 2], asked)
     alone = torch.cat([generate.sample_latents(model, config, [i], [asked[i]]) for i in range(3)])
     assert torch.allclose(together, alone, atol=1e-3)
+
+
+def test_the_refiner_draws_a_residual_of_its_own_for_every_pair(run: Path) -> None:
+    trained = refiner.load(run / "refiner", run / "autoencoder")
+    image, label = cohort_pairs(run / "cohort", "train").hu(0)
+    drawn = [trained.refine(image, label, 0.5, 0, i) for i in (0, 0, 1)]
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    assert drawn[0].shape == image.shape
+    assert np.abs(drawn[0]).max() <= 1000.0
+
+
+def test_a_refiner_is_used_where_there_is_one_and_restoration_is_on(run: Path, tmp_path: Path) -> None:
+    kinds = {"refined": {"refiner": run / "refiner"}, "off": {"refiner": run / "refiner", "restore": False}, "plain": {"restore": False}}
+    images = {}
+    for name, changes in kinds.items():
+        folder = generate.run(stage(run, gate=False, **changes), tmp_path / name)
+        images[name] = read_nifti(folder / "images" / "generated-3-0000.nii.gz")[0]
+    assert np.array_equal(images["off"], images["plain"])
+    assert not np.array_equal(images["refined"], images["plain"])
+
+
+def test_a_killed_refiner_resumes_to_the_same_weights(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = FitConfig(steps=4, batch_size=2, validate_every=2, checkpoint_every=1, ema_decay=0.9)
+    config = RefinerStage(
+        run / "cohort", run / "autoencoder", network=RefinerConfig((8, 12)), patch=(16, 16, 16), fit=fit, hardware=Hardware(accelerator="cpu")
+    )
+    whole = read_json(refiner.run(config, tmp_path / "whole") / "model.json")["sha256"]
+    real, calls = refiner.denoising_loss, iter(range(100))
+
+    def killed(*arguments: object) -> torch.Tensor:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(refiner, "denoising_loss", killed)
+    with pytest.raises(KeyboardInterrupt):
+        refiner.run(config, tmp_path / "broken")
+    monkeypatch.undo()
+    assert read_json(refiner.run(config, tmp_path / "broken") / "model.json")["sha256"] == whole
+
+
+def test_a_refiner_of_another_autoencoder_is_refused(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run / "autoencoder", tmp_path / "other")
+    facts = read_json(tmp_path / "other" / "model.json")
+    write_json(tmp_path / "other" / "model.json", facts | {"sha256": "0" * 64})
+    with pytest.raises(InputError, match="trained on images of another autoencoder"):
+        refiner.load(run / "refiner", tmp_path / "other")

@@ -13,6 +13,7 @@ from auricle.core.errors import InputError
 from auricle.data.cohort import VirtualData
 from auricle.models.autoencoder import AutoencoderConfig
 from auricle.models.denoiser import DenoiserConfig
+from auricle.models.refiner import RefinerConfig
 from auricle.models.segmenter import SegmenterConfig
 from auricle.stages import pairs as stored
 from auricle.stages import passes
@@ -25,6 +26,7 @@ from auricle.stages.generate import GenerateStage
 from auricle.stages.needs import length
 from auricle.stages.plan import Estimate, duration, parse_size, plan, rows, table
 from auricle.stages.pretrain import PretrainStage
+from auricle.stages.refiner import RefinerStage
 from auricle.training.loop import FitConfig, Hardware
 
 HERE = Path("nowhere")
@@ -35,8 +37,9 @@ COHORT = CohortConfig(VirtualData(patients=12), size=(32, 32, 32), margin=(4, 4,
 TINY: list[tuple[str, Any]] = [
     ("cohort", COHORT),
     ("autoencoder", AutoencoderStage(HERE, AutoencoderConfig(channels=(8, 16), blocks=1), fit=FIT)),
+    ("refiner", RefinerStage(HERE, HERE, RefinerConfig((8, 16)), fit=FIT)),
     ("diffusion", DiffusionStage(HERE, HERE, network=DenoiserConfig(channels=(8, 16), blocks=1), fit=FIT)),
-    ("generate", GenerateStage(HERE, HERE, count=10, steps=5)),
+    ("generate", GenerateStage(HERE, HERE, refiner=HERE, count=10, steps=5)),
     ("pretrain", PretrainStage(HERE, network=UNET, fit=FIT)),
     ("finetune", FinetuneStage(HERE, network=UNET, fit=FIT)),
     ("evaluate", EvaluateStage(HERE, HERE)),

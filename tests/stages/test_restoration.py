@@ -46,7 +46,7 @@ def test_blotches_are_replaced_by_the_training_images_noise(grains: list[Grain])
     for tissue, found in texture.textures(restored, label, SPACING).items():
         assert found is not None
         assert found.sd_hu == pytest.approx(20.0, rel=0.1), tissue
-    flat = restoration.flatten(decoded, label, SPACING)
+    flat, _ = restoration.flatten(decoded, label, SPACING)
     before, after = texture.textures(decoded, label, SPACING), texture.textures(flat, label, SPACING)
     assert all(after[t].sd_hu < 0.7 * before[t].sd_hu for t in ("blood", "myocardium"))  # type: ignore[union-attr]
 
@@ -55,14 +55,14 @@ def test_flattening_keeps_edges_means_and_what_stands_out() -> None:
     hu, label = heart()
     decoded = hu + noisy(9.0, 1, smooth=1.5)
     decoded[24, 24, 10:30] = 1000.0  # a lead in the ventricle
-    flat = restoration.flatten(decoded, label, SPACING)
+    flat, _ = restoration.flatten(decoded, label, SPACING)
     assert np.array_equal(flat[24, 24, 12:28], decoded[24, 24, 12:28])
     border = ndimage.binary_dilation(label == ID["LV"]) & ~ndimage.binary_erosion(label == ID["LV"])
     assert np.array_equal(flat[border], decoded[border])
     inside = ndimage.binary_erosion(label == ID["LV"], iterations=3)
     inside[23:26, 23:26] = False
     assert flat[inside].mean() == pytest.approx(400.0, abs=2.0)
-    assert np.abs(restoration.flatten(hu, label, SPACING) - hu).max() < 0.5
+    assert np.abs(restoration.flatten(hu, label, SPACING)[0] - hu).max() < 0.5
 
 
 def test_one_seed_and_index_give_one_image_and_others_another(grains: list[Grain]) -> None:
@@ -83,3 +83,27 @@ def test_without_grains_and_in_range_nothing_changes_but_the_range(grains: list[
     restored = restoration.restore(hu, label, SPACING, grains, 0, 0)
     assert restored.min() >= -1000
     assert restored.max() <= 1000
+
+
+def test_a_refined_image_is_taken_where_nothing_was_flattened(grains: list[Grain]) -> None:
+    hu, label = heart()
+    refined = hu + 50.0
+    _, share = restoration.flatten(hu, label, SPACING)
+    plain = restoration.restore(hu, label, SPACING, grains, 0, 0)
+    both = restoration.restore(hu, label, SPACING, grains, 0, 0, refined)
+    assert 0.2 < (share == 1).mean() < 1
+    assert (share == 0).any()
+    assert np.allclose(both[share == 1], plain[share == 1], atol=1e-3)
+    assert np.array_equal(both[share == 0], refined[share == 0])
+    assert np.array_equal(restoration.restore(hu, label, SPACING, [], 0, 0, refined), refined)
+
+
+def test_loudness_ranks_the_noise_that_is_restored(grains: list[Grain]) -> None:
+    several = [replace(grains[0], sd_hu=dict.fromkeys(grains[0].sd_hu, sd)) for sd in (30.0, 10.0, 20.0)]
+    hu, label = heart()
+    found = {}
+    for index in range(12):
+        restored = texture.textures(restoration.restore(hu, label, SPACING, several, 0, index), label, SPACING)["blood"]
+        assert restored is not None
+        found[restoration.loudness(several, 0, index)] = round(restored.sd_hu / 10) * 10
+    assert [sd for _, sd in sorted(found.items())] == [10, 20, 30]

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
@@ -34,6 +37,12 @@ def write_text(target: Path, text: str) -> None:
 def write_json(target: Path, value: Any) -> None:
     """Write JSON atomically, indented and with a final newline; NaN and infinity are refused."""
     write_text(target, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_array(target: Path, array: NDArray[Any]) -> None:
+    """Write a NumPy file atomically."""
+    with atomic_path(target) as temporary, temporary.open("wb") as handle:
+        np.save(handle, array, allow_pickle=False)
 
 
 def read_json(source: Path) -> Any:

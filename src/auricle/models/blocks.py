@@ -97,6 +97,14 @@ def voxel_shuffle(x: Tensor, factor: int) -> Tensor:
     return x.reshape(n, c // f**3, *(f * g for g in grid))
 
 
+def voxel_unshuffle(x: Tensor, factor: int) -> Tensor:
+    """Move space into channels: the inverse of `voxel_shuffle`."""
+    n, c, *grid = x.shape
+    f = factor
+    x = x.reshape(n, c, grid[0] // f, f, grid[1] // f, f, grid[2] // f, f).permute(0, 1, 3, 5, 7, 2, 4, 6)
+    return x.reshape(n, c * f**3, *(g // f for g in grid))
+
+
 class Upsample(nn.Module):
     """Twice the resolution: nearest neighbor, then a 3x3x3 convolution."""
 

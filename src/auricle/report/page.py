@@ -167,7 +167,7 @@ def _stage_panels(run: RunFolder) -> list[Panel]:
         Panel("autoencoder: loss", _lines(run, "autoencoder", train_loss="training")),
         Panel("autoencoder: round trip Dice", dice, share=True),
     ]
-    for stage in ("diffusion", "pretrain"):
+    for stage in ("refiner", "diffusion", "pretrain"):
         panels.append(Panel(f"{stage}: loss", _lines(run, stage, train_loss="training", validation_loss="validation")))
     return panels
 

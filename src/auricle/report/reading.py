@@ -18,7 +18,7 @@ from auricle.data.nifti import read_label, read_nifti
 Image = NDArray[Any]
 Labels = NDArray[np.uint8]
 
-SINGLE_STAGES = ("cohort", "autoencoder", "diffusion", "generate", "pretrain")
+SINGLE_STAGES = ("cohort", "autoencoder", "refiner", "diffusion", "generate", "pretrain")
 ARM_STAGES = ("finetune", "evaluate")
 KNOWN_ARMS = ("baseline", "medical-diffusion", "ours")
 

@@ -13,7 +13,7 @@ import numpy as np
 from auricle.core import processes, progress
 from auricle.core.anatomy import STRUCTURES
 from auricle.core.errors import InputError
-from auricle.core.files import atomic_path, read_json, write_json
+from auricle.core.files import read_json, write_array, write_json
 from auricle.core.runs import Run
 from auricle.data.cohort import Cohort, Data, Split, VirtualData, open_cohort, split_patients
 from auricle.data.folder import check_duplicates
@@ -111,8 +111,7 @@ def _prepare(job: tuple[CohortConfig, Path, int]) -> tuple[int, dict[str, Any], 
     assert case.label is not None
     image = np.clip(np.rint(case.image), -1024, 3071).astype(np.int16)
     for folder, array in (("images", image), ("labels", case.label)):
-        with atomic_path(out / folder / f"{case.id}.npy") as temporary, temporary.open("wb") as handle:
-            np.save(handle, array, allow_pickle=False)
+        write_array(out / folder / f"{case.id}.npy", array)
     present = [s.key for s in STRUCTURES if (case.label == s.id).any()]
     record = {"affine": case.affine.tolist(), "attributes": dict(case.attributes), "structures": present}
     # Written last: its presence says that the case is whole.

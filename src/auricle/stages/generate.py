@@ -32,8 +32,10 @@ from auricle.models.autoencoder import Autoencoder
 from auricle.stages import autoencoder as autoencoder_stage
 from auricle.stages import diffusion as diffusion_stage
 from auricle.stages import gate, restoration
+from auricle.stages import refiner as refiner_stage
 from auricle.stages.diffusion import LatentModel
 from auricle.stages.gate import Audit, Verdict
+from auricle.stages.refiner import Trained
 
 DEFAULT_RUN = Path("runs/demo")
 MEASURED_EVERY = 4
@@ -50,6 +52,8 @@ class GenerateStage:
     """Folder of a trained diffusion model."""
     cohort: Path | None = None
     """Folder of the cohort it was trained on, for the audit of copies; without it there is none."""
+    refiner: Path | None = None
+    """Folder of a trained refiner of that autoencoder's images, for what is not soft tissue."""
     count: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
     """Good pairs to generate. Candidate k of a seed is the same whatever the count and, up to rounding, the batch size."""
     conditions: Annotated[Conditions, tyro.conf.arg(name="")] = field(default_factory=Conditions)
@@ -67,7 +71,7 @@ class GenerateStage:
     shift: float = 5.0
     """For a rectified flow: above 1, more of the steps lie at high noise, where the anatomy is decided. 1 spaces them evenly."""
     restore: bool = True
-    """Put back the noise texture that the autoencoder takes from soft tissue."""
+    """Put back what the autoencoder takes from images: the noise of soft tissue and, where there is a refiner, the rest."""
     gate: bool = True
     """Repair small faults of the label maps, and reject pairs of impossible anatomy and copies of training cases."""
     tries: int = 4
@@ -112,6 +116,7 @@ class Maker:
     model: LatentModel
     grid: ModelGrid
     grains: list[Grain]
+    refiner: Trained | None
     audit: Audit | None
     restore_all: bool = False
     """Restore also candidates whose label map failed."""
@@ -143,7 +148,11 @@ class Maker:
         if index % MEASURED_EVERY == 0:
             before = {k: t.sd_hu for k, t in texture.textures(image, label, spacing).items() if t is not None}
         wanted = verdict.passed or not c.gate or self.restore_all
-        image = restoration.restore(image, verdict.label, spacing, self.grains if wanted else [], c.seed, index)
+        refined = None
+        if wanted and self.refiner is not None:
+            loudness = restoration.loudness(self.grains, c.seed, index) if self.grains else 0.5
+            refined = self.refiner.refine(image, verdict.label, loudness, c.seed, index)
+        image = restoration.restore(image, verdict.label, spacing, self.grains if wanted else [], c.seed, index, refined)
         if self.audit is not None:
             verdict = gate.audited(verdict, image, spacing, self.audit)
         return Candidate(self.name(index), asked, np.rint(image).astype(np.int16), before, specks, verdict)
@@ -154,6 +163,8 @@ def run(config: GenerateStage, out: Path) -> Path:
     inputs = {"autoencoder": finished(config.autoencoder, "autoencoder"), "diffusion": finished(config.diffusion, "diffusion")}
     if config.cohort is not None:
         inputs["cohort"] = finished(config.cohort, "cohort")
+    if config.refiner is not None:
+        inputs["refiner"] = finished(config.refiner, "refiner")
     this = Run(out, "generate", config, inputs)
     if this.done:
         progress.report(f"{out}: pairs are generated")
@@ -180,8 +191,10 @@ def load(config: GenerateStage) -> Maker:
         raise InputError(f"{config.diffusion} was trained on the latents of another autoencoder than {config.autoencoder}")
     grid = ModelGrid(tuple(facts["grid"]["size"]), tuple(facts["grid"]["spacing"]))
     decoder, model = autoencoder_stage.load(config.autoencoder), diffusion_stage.load(config.diffusion)
+    trained = refiner_stage.load(config.refiner, config.autoencoder) if config.restore and config.refiner is not None else None
     grains = restoration.load(config.autoencoder) if config.restore else []
-    return Maker(config, decoder, model, grid, grains, gate.audit(config.cohort) if config.cohort is not None and config.gate else None)
+    audit = gate.audit(config.cohort) if config.cohort is not None and config.gate else None
+    return Maker(config, decoder, model, grid, grains, trained, audit)
 
 
 def summarize(records: list[dict[str, Any]]) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from auricle.core.anatomy import LABEL_COUNT
 from auricle.data.cohort import Split, open_cohort, split_patients
 from auricle.metrics import memorization
 from auricle.models.autoencoder import Autoencoder
+from auricle.models.refiner import Refiner
 from auricle.models.segmenter import Segmenter
-from auricle.stages import generate, passes, restoration
+from auricle.stages import generate, passes, refiner, restoration
 from auricle.stages import pairs as stored
 from auricle.stages.autoencoder import AutoencoderStage
 from auricle.stages.cohort import CohortConfig
@@ -26,6 +27,7 @@ from auricle.stages.finetune import FinetuneStage
 from auricle.stages.generate import GenerateStage
 from auricle.stages.pairs import Grid, Item, Pairs, Triple
 from auricle.stages.pretrain import PretrainStage, hold_out
+from auricle.stages.refiner import RefinerStage
 from auricle.training.cost import KERNEL_BYTES, Cost, optimizer_cost
 from auricle.training.loop import FitConfig
 
@@ -43,6 +45,8 @@ AUGMENT_SECONDS, WRITE_SECONDS, SCORE_SECONDS, JUDGE_SECONDS = 120e-9, 130e-9, 2
 """A voxel augmented, written as NIfTI, scored against its reference, and judged by the gate, on one core (AMD EPYC)."""
 TEXTURE_SECONDS, GRAIN_SECONDS, RESTORE_SECONDS, ASSESS_SECONDS, AUDIT_SECONDS = 1250e-9, 2000e-9, 2900e-9, 1450e-9, 60e-9
 """A voxel that is measured for texture, learned from, restored, assessed after a round trip, and described for the audit."""
+CROP_SECONDS = 5e-9
+"""A voxel of a case that is read to cut a patch from."""
 STEP_SECONDS = 0.01
 """A step's calls and bookkeeping, however small the network."""
 
@@ -100,7 +104,7 @@ class Known:
 def need(config: Any, known: Known) -> Need:
     """What the stage of that configuration needs."""
     table = {
-        AutoencoderStage: _autoencoder, DiffusionStage: _diffusion, GenerateStage: _generate, PretrainStage: _pretrain,
+        AutoencoderStage: _autoencoder, RefinerStage: _refiner, DiffusionStage: _diffusion, GenerateStage: _generate, PretrainStage: _pretrain,
         FinetuneStage: _finetune, EvaluateStage: _evaluate,
     }  # fmt: skip
     result: Need = table[type(config)](config, known)  # type: ignore[operator]
@@ -129,6 +133,24 @@ def _autoencoder(config: AutoencoderStage, known: Known) -> Need:
         max(fitted.bytes, KERNEL_BYTES + step.parameter_bytes + kept + max(textured, assessed)),
         fitted.flops + len(test) * check.flops_forward,
         fitted.seconds + known.voxels * (measured * GRAIN_SECONDS + len(test) * ASSESS_SECONDS), fitted.steps,
+    )  # fmt: skip
+
+
+def _refiner(config: RefinerStage, known: Known) -> Need:
+    train, held = known.split["train"], known.split["validation"]
+    size = (min(a, b) for a, b in zip(config.patch, known.grid.size, strict=True))
+    refining = functools.partial(passes.refining, config.network, size=tuple(size))
+    fitted = _fit(
+        config.fit, len(train), refining(batch=config.fit.batch_size, train=True), optimizer_cost(lambda: Refiner(config.network), config.fit),
+        refining(batch=1, train=False), 4 * len(held), known.voxels * ROW_BYTES, config.fit.batch_size * known.voxels * CROP_SECONDS,
+    )  # fmt: skip
+    trip = passes.round_trip(known.latest(AutoencoderStage).network, known.grid.size)
+    kept, cases = known.kept(train) + known.kept(held), len(train) + len(held)
+    # Decoded images are mapped from their files; what is mapped counts as held.
+    kept += 2 * cases * known.voxels
+    return Need(
+        kept + max(fitted.bytes, KERNEL_BYTES + trip.parameter_bytes + trip.peak_bytes), fitted.flops + cases * trip.flops_forward,
+        fitted.seconds + cases * known.voxels * CROP_SECONDS, fitted.steps,
     )  # fmt: skip
 
 
@@ -161,16 +183,22 @@ def _generate(config: GenerateStage, known: Known) -> Need:
     evaluations = (2 * levels - 1 if config.sampler == "heun" else levels) * (1 if config.guidance in (0.0, 1.0) else 2)
     audited = [known.split["train"], known.split["validation"]] if config.gate and config.cohort is not None else []
     descriptors = sum(len(p) for p in audited) * math.prod(known.grid.size) * math.prod(known.grid.spacing) * DESCRIPTOR_BYTES
+    refining = None
+    if config.restore and config.refiner is not None:
+        refining = passes.refining(known.latest(RefinerStage).network, 1, known.grid.size, False)
     moments = (
         sampling.peak_bytes,
+        4 * batch * known.voxels + refining.peak_bytes if refining else 0,
         # The pairs of a batch wait together, image (int16) and label map before and after the gate.
         4 * batch * known.voxels + max(decoding.peak_bytes, known.voxels * (TEXTURE_BYTES + ROW_BYTES)),
         sum(known.kept(p) for p in audited),
     )
     judged = TEXTURE_SECONDS / generate.MEASURED_EVERY + JUDGE_SECONDS + WRITE_SECONDS + (RESTORE_SECONDS if config.restore else 0.0)
     return Need(
-        KERNEL_BYTES + sampling.parameter_bytes + decoding.parameter_bytes + round(descriptors) + max(moments),
-        config.count * (evaluations * sampling.flops_forward / batch + decoding.flops_forward),
+        KERNEL_BYTES + sampling.parameter_bytes + decoding.parameter_bytes + (refining.parameter_bytes if refining else 0) + round(descriptors)
+        + max(moments),
+        config.count * (evaluations * sampling.flops_forward / batch + decoding.flops_forward
+                        + (refiner.STEPS * refining.flops_forward if refining else 0.0)),
         known.voxels * (config.count * judged + sum(len(p) for p in audited) * AUDIT_SECONDS), evaluations * math.ceil(config.count / batch),
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from auricle.losses.segmentation import dice_cross_entropy
 from auricle.models.autoencoder import Autoencoder, AutoencoderConfig, kl_divergence
 from auricle.models.denoiser import Denoiser, DenoiserConfig
 from auricle.models.masking import apply_mask
+from auricle.models.refiner import GRAIN_WIDTH, Refiner, RefinerConfig, context
 from auricle.models.segmenter import Segmenter, SegmenterConfig
 from auricle.stages.pairs import Triple
 from auricle.training.cost import Cost, measure
@@ -109,6 +110,17 @@ def denoising(shape: DenoiserConfig, channels: int, grid: Triple, batch: int, tr
         return F.mse_loss(network(x, torch.empty(batch), torch.empty(batch, conditions.WIDTH)), x)
 
     return measure(lambda: denoiser(shape, channels), forward, train=train)
+
+
+@functools.lru_cache(maxsize=64)
+def refining(shape: RefinerConfig, batch: int, size: Triple, train: bool) -> Cost:
+    """The refiner on images of `size` voxels: a training step, or one evaluation without gradients."""
+
+    def forward(network: nn.Module) -> Tensor:
+        image, label = _pair(batch, size)
+        return F.mse_loss(network(image, torch.empty(batch), context(image, label), torch.empty(batch, GRAIN_WIDTH)), image)
+
+    return measure(lambda: Refiner(shape), forward, train=train)
 
 
 @functools.lru_cache(maxsize=64)

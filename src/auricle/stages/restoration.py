@@ -2,7 +2,8 @@
 
 A decoder cannot reproduce noise and writes slow blotches of its own instead. Inside each structure and inside fat these are flattened, voxels
 that stand out (valves, leads, calcium, trabeculae) left alone; then noise is added whose SD by tissue and power spectrum are those of one training
-image, chosen at random for each pair, so that pairs differ in noise as scans do.
+image, chosen at random for each pair, so that pairs differ in noise as scans do. Edges, lung and bone are left as they are, or taken from an
+image that the refiner made.
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,29 +57,48 @@ def load(folder: Path) -> list[Grain]:
         raise InputError(f"{folder / FILE} is damaged ({error}): train the autoencoder again, or take --no-restore") from None
 
 
-def restore(image: NDArray[Any], label: NDArray[np.uint8], spacing: Spacing, grains: Sequence[Grain], seed: int, index: int) -> Volume:
+def restore(
+    image: NDArray[Any], label: NDArray[np.uint8], spacing: Spacing, grains: Sequence[Grain], seed: int, index: int, refined: Volume | None = None
+) -> Volume:  # fmt: skip
     """`image` (HU) flattened in soft tissue, with noise of the SD and spectrum of one of `grains`, both drawn from `seed` and `index`.
 
-    Where the flattened image still varies, only what is missing to the training image's variance is added. The result is clipped to the HU range
-    that networks see; an empty list of `grains` changes nothing else.
+    Where the flattened image still varies, only what is missing to the training image's variance is added. `refined`, the same image with its
+    noise and detail already put back by the refiner, is taken where nothing was flattened. The result is clipped to the HU range that networks
+    see; an empty list of `grains` flattens nothing.
     """
     clipped = np.clip(np.asarray(image, np.float32), -CLIP_HU, CLIP_HU)
     if not grains:
-        return clipped
-    flat = flatten(clipped, label, spacing)
-    rng = numpy_generator(seed, "texture", index)
-    grain = grains[int(rng.integers(len(grains)))]
+        return clipped if refined is None else refined
+    flat, share = flatten(clipped, label, spacing)
+    rng, grain = _drawn(grains, seed, index)
     left = texture.textures(flat, label, spacing)
     sd = {k: max(grain.sd_hu[k] ** 2 - (t.sd_hu**2 if t is not None else 0.0), 0.0) ** 0.5 for k, t in left.items()}
     # In lung and bone a training image's variation is structure, which is no noise: they get fat's, the least structured tissue's.
     grain = replace(grain, sd_hu={k: sd.get(k, sd["fat"]) for k in grain.sd_hu})
     noise = texture.synthesize(flat.shape, grain, rng) * texture.sd_map(grain, flat, label)
-    return np.asarray(np.clip(flat + noise, -CLIP_HU, CLIP_HU), np.float32)
+    restored = flat + noise
+    if refined is not None:
+        restored = refined + share * (restored - refined)
+    return np.asarray(np.clip(restored, -CLIP_HU, CLIP_HU), np.float32)
 
 
-def flatten(image: Volume, label: NDArray[np.uint8], spacing: Spacing) -> Volume:
-    """`image` (HU) with each blood pool, myocardium and fat smoothed within itself, fading out over two voxels toward its border."""
-    out = image.copy()
+def loudness(grains: Sequence[Grain], seed: int, index: int) -> float:
+    """Rank, 0..1, of the noise that `restore` gives candidate `index` among those of all `grains`."""
+    noise = [g.sd_hu["blood"] for g in grains]
+    return float(np.mean([n < _drawn(grains, seed, index)[1].sd_hu["blood"] for n in noise]))
+
+
+def _drawn(grains: Sequence[Grain], seed: int, index: int) -> tuple[np.random.Generator, Grain]:
+    rng = numpy_generator(seed, "texture", index)
+    return rng, grains[int(rng.integers(len(grains)))]
+
+
+def flatten(image: Volume, label: NDArray[np.uint8], spacing: Spacing) -> tuple[Volume, Volume]:
+    """`image` (HU) with each blood pool, myocardium and fat smoothed within itself, and the share of smoothing, 0..1, at each voxel.
+
+    It fades out over two voxels toward a tissue's border.
+    """
+    out, share = image.copy(), np.zeros_like(image)
     sigma = [FLAT_MM / s for s in spacing]
     for mask in _tissues(image, label):
         inner = ndimage.binary_erosion(mask)
@@ -89,7 +109,8 @@ def flatten(image: Volume, label: NDArray[np.uint8], spacing: Spacing) -> Volume
             inner = inner & (np.abs(image - mean) < STANDS_OUT_HU)
         weight = np.where(inner, np.minimum(ndimage.uniform_filter(mask.astype(np.float32), 3) * 2 - 1, 1).clip(0), 0)
         out += weight * (_average(image, inner, sigma) - image)
-    return out
+        share += weight
+    return out, share
 
 
 def _tissues(image: Volume, label: NDArray[np.uint8]) -> Iterator[NDArray[np.bool_]]:
