@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from auricle.core.errors import InputError
-from auricle.stages.refiner import RefinerStage, check_grid, grain
+from auricle.stages.refiner import RefinerStage, grain
 
 
 def scan(sd: float, seed: int = 0) -> np.ndarray:
@@ -31,12 +30,6 @@ def test_grain_of_edges_is_that_of_the_noise() -> None:
 def test_grain_of_nothing_is_usual() -> None:
     empty = np.zeros((4, 4, 4), np.uint8)
     assert grain(scan(3.0)[:4, :4, :4], empty, np.zeros((4, 4, 4), np.int16)).tolist() == [0.0, 0.0]
-
-
-def test_grids_that_cannot_be_halved_twice_are_refused() -> None:
-    check_grid((64, 64, 40))
-    with pytest.raises(InputError, match="multiples of 4"):
-        check_grid((64, 64, 42))
 
 
 def test_patches_that_cannot_be_halved_twice_are_refused() -> None:

@@ -27,6 +27,15 @@ class RefinerConfig:
     blocks: int = 1
     """Residual blocks at each resolution, down and up."""
 
+    def __post_init__(self) -> None:
+        if min(self.channels) < 4 or self.blocks < 1:
+            raise ValueError("--network.channels must be at least 4 each, --network.blocks at least 1")
+
+    @property
+    def multiple(self) -> int:
+        """Grids must be multiples of this."""
+        return 4
+
 
 class Refiner(nn.Module):
     """U-Net from a noisy residual, the decoded image and the label map to a residual of the same shape."""

@@ -62,8 +62,8 @@ class RefinerStage:
     """Seed of everything random."""
 
     def __post_init__(self) -> None:
-        if any(n < 4 or n % 4 for n in self.patch):
-            raise ValueError(f"--patch must be multiples of 4, not {self.patch}")
+        if any(n < 1 or n % self.network.multiple for n in self.patch):
+            raise ValueError(f"--patch must be multiples of {self.network.multiple}, not {self.patch}")
 
 
 def run(config: RefinerStage, out: Path) -> Path:
@@ -74,7 +74,6 @@ def run(config: RefinerStage, out: Path) -> Path:
         progress.report(f"{out}: refiner is trained")
         return out
     train, held_out = cohort_pairs(config.cohort, "train"), cohort_pairs(config.cohort, "validation")
-    check_grid(train.grid.size)
     config.hardware.fabric()
     this.begin()
     decoded = {name: _decoded(out / "decoded", config, pairs, name) for name, pairs in (("train", train), ("validation", held_out))}
@@ -144,12 +143,6 @@ def load(folder: Path, autoencoder: Path) -> Trained:
     network = Refiner(from_json(RefinerConfig, facts["network"]))
     load_state(network, state, folder)
     return Trained(for_inference(network), extra["grains"])
-
-
-def check_grid(size: Triple) -> None:
-    """Raises `InputError` for a grid that the refiner cannot take."""
-    if any(n % 4 for n in size):
-        raise InputError(f"the refiner takes model grids of multiples of 4 voxels, not {size}")
 
 
 def grain(image: NDArray[Any], label: NDArray[np.uint8], decoded: NDArray[Any]) -> Tensor:
