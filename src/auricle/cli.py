@@ -187,17 +187,17 @@ def generate_pairs(
 
     Args:
         out: Folder to write; the same command again goes on with it.
-        run: Folder of a whole run, in place of --autoencoder, --refiner, --diffusion and --cohort; runs/demo where none of these is given.
+        run: Folder of a whole run, in place of --autoencoder, --diffusion and --cohort, and of --refiner unless that is given; runs/demo where
+            none of these is given.
     """
     _configure(show)
     if run is None and config.autoencoder == generate.DEFAULT_RUN / "autoencoder" and config.cohort is None:
         run = generate.DEFAULT_RUN
     if run is not None:
         cohort_folder = run / "cohort" if (run / "cohort" / "done.json").exists() else None
-        refiner_folder = run / "refiner" if (run / "refiner" / "done.json").exists() else None
-        config = replace(
-            config, autoencoder=run / "autoencoder", diffusion=run / "diffusion", cohort=cohort_folder, refiner=refiner_folder
-        )  # fmt: skip
+        if config.refiner is None and (run / "refiner" / "done.json").exists():
+            config = replace(config, refiner=run / "refiner")
+        config = replace(config, autoencoder=run / "autoencoder", diffusion=run / "diffusion", cohort=cohort_folder)
     generate.run(config, out)
     progress.event("finished", out=str(out))
     if not show.json:

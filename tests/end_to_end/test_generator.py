@@ -259,3 +259,12 @@ def test_a_refiner_of_another_autoencoder_is_refused(run: Path, tmp_path: Path) 
     write_json(tmp_path / "other" / "model.json", facts | {"sha256": "0" * 64})
     with pytest.raises(InputError, match="trained on images of another autoencoder"):
         refiner.load(run / "refiner", tmp_path / "other")
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_run_lends_its_refiner_unless_another_is_named(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool) -> None:
+    taken: list[GenerateStage] = []
+    monkeypatch.setattr(generate, "run", lambda config, out: taken.append(config))
+    named = ["--refiner", str(tmp_path / "other")] if given else []
+    cli.main(["generate", "-n", "1", "--run", str(run), "--out", str(tmp_path / "g"), "--quiet", *named])
+    assert taken[0].refiner == (tmp_path / "other" if given else run / "refiner")

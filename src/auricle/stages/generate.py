@@ -150,8 +150,7 @@ class Maker:
         wanted = verdict.passed or not c.gate or self.restore_all
         refined = None
         if wanted and self.refiner is not None:
-            loudness = restoration.loudness(self.grains, c.seed, index) if self.grains else 0.5
-            refined = self.refiner.refine(image, verdict.label, loudness, c.seed, index)
+            refined = self.refiner.refine(image, verdict.label, restoration.loudness(self.grains, c.seed, index), c.seed, index)
         image = restoration.restore(image, verdict.label, spacing, self.grains if wanted else [], c.seed, index, refined)
         if self.audit is not None:
             verdict = gate.audited(verdict, image, spacing, self.audit)

@@ -83,7 +83,9 @@ def restore(
 
 
 def loudness(grains: Sequence[Grain], seed: int, index: int) -> float:
-    """Rank, 0..1, of the noise that `restore` gives candidate `index` among those of all `grains`."""
+    """Rank, 0..1, of the noise that `restore` gives candidate `index` among those of all `grains`; a half where there is none."""
+    if not grains:
+        return 0.5
     noise = [g.sd_hu["blood"] for g in grains]
     return float(np.mean([n < _drawn(grains, seed, index)[1].sd_hu["blood"] for n in noise]))
 
