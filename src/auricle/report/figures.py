@@ -57,7 +57,8 @@ class Panel:
 def png(figure: Figure) -> bytes:
     """A figure's PNG, the same bytes for the same picture."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, facecolor=figure.get_facecolor(), metadata={"Software": None})
+    kwargs: dict[str, Any] = {"metadata": {"Software": None}, "pil_kwargs": {"optimize": True}}
+    figure.savefig(buffer, format="png", dpi=DPI, facecolor=figure.get_facecolor(), **kwargs)
     return buffer.getvalue()
 
 
