@@ -12,7 +12,6 @@ import numpy as np
 
 from auricle.core import progress
 from auricle.core.anatomy import ID
-from auricle.data.preprocess import ModelGrid
 from auricle.phantom import virtual_patient
 from auricle.stages import finetune, segment
 
@@ -29,13 +28,12 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=8)
     options = parser.parse_args()
     progress.configure("quiet")
-    network, model_grid = finetune.load(segment.resolve_model(options.model))
-    grid = ModelGrid(model_grid.size, model_grid.spacing)
+    model = finetune.load(segment.resolve_model(options.model))
     heart = [ID[k] for k in segment.HEART]
     print("| view | heart in view, mL | found | confidence |\n| --- | --- | --- | --- |", flush=True)
     for view, (slices, above) in VIEWS.items():
         cases = [virtual_patient(COHORT_SEED, i, (96, 96, slices), (3.0, 3.0, 3.0), (0.0, 0.0, above)) for i in range(options.patients)]
-        results = [segment.segment(network, grid, case) for case in cases]
+        results = [segment.segment(model, case) for case in cases]
         volume = np.mean([np.isin(case.label, heart).sum() * case.voxel_ml for case in cases if case.label is not None])
         found = sum(r.heart_found for r in results)
         print(f"| {view} | {volume:.0f} | {found} of {len(cases)} | {np.mean([r.confidence for r in results]):.2f} |", flush=True)

@@ -13,7 +13,6 @@ import numpy as np
 from auricle.core import progress
 from auricle.core.anatomy import ID
 from auricle.data.nifti import read_nifti
-from auricle.data.preprocess import ModelGrid
 from auricle.data.reading import read_scan
 from auricle.stages import finetune, segment
 
@@ -30,10 +29,10 @@ def main() -> None:
         parser.add_argument(f"--{organ}", type=int, required=True, help=f"value of the {organ} in the organ label map")
     options = parser.parse_args()
     progress.configure("quiet")
-    network, grid = finetune.load(segment.resolve_model(options.model))
+    model = finetune.load(segment.resolve_model(options.model))
     case, _ = read_scan(options.scan)
     organs = np.asarray(read_nifti(options.organs)[0])
-    result = segment.segment(network, ModelGrid(grid.size, grid.spacing), case)
+    result = segment.segment(model, case)
     label = result.case.label
     assert label is not None
     print(f"heart found: {result.heart_found}, confidence {result.confidence:.3f}\n")

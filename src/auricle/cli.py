@@ -24,6 +24,7 @@ from auricle.data.cohort import FolderData
 from auricle.recipes import RecipeName
 from auricle.report.assessment import write_assessment
 from auricle.report.page import write_report
+from auricle.report.study_page import write_study
 from auricle.stages import (
     assess,
     autoencoder,
@@ -48,6 +49,9 @@ from auricle.stages.phantom_config import PhantomConfig
 from auricle.stages.pretrain import PretrainStage
 from auricle.stages.refiner import RefinerStage
 from auricle.stages.segment import SegmentStage
+from auricle.study.plan import StudyConfig, plan_study
+from auricle.study.results import collect
+from auricle.study.run import run_steps
 from auricle.training.cost import measure_rate
 from auricle.training.loop import Hardware
 
@@ -84,7 +88,7 @@ class RunOptions:
     out: Out
     """Folder of the whole run; run the same command again to resume or to skip what is finished."""
     recipe: RecipeName = "demo"
-    """demo (two cores, under 20 minutes), laptop (meant for an evening), paper (256 x 256 x 160, meant for a GPU)."""
+    """demo (two cores, under 20 minutes), laptop (meant for an evening), study (for `auricle study`), paper (256 x 256 x 160, meant for a GPU)."""
     data: Path | None = None
     """Your own cohort: an nnU-Net raw data set, or a folder of image and label pairs. Virtual patients otherwise."""
     label_map: str | None = None
@@ -136,6 +140,72 @@ def report(run: tyro.conf.Positional[Path], show: Shown) -> None:
 
 
 @dataclass(frozen=True)
+class StudyOptions:
+    """Options of `auricle study`. Lists are separated by commas or spaces."""
+
+    out: Out
+    """Folder of the study; the same command again resumes, and started several times at once its processes share the work."""
+    recipe: RecipeName = "study"
+    """study (64^3 voxels, two cores), or another recipe, whose cohort must hold enough training cases."""
+    arms: tuple[str, ...] = ("baseline", "medical-diffusion", "ours", "real-upper-bound")
+    """Arms to compare: those named, and MODULE:FUNCTION for one of your own."""
+    labelled: tuple[str, ...] = ("8",)
+    """Numbers of labeled training cases."""
+    ratio: tuple[str, ...] = ("3",)
+    """Generated pairs for each labeled case."""
+    budget: tuple[str, ...] = ()
+    """Lengths of fine-tuning: optimizer steps, or early for the paper's early stopping; the recipe's steps where none is given."""
+    seeds: int = 5
+    """Folds of each size: other labeled cases, another generator, another initialization."""
+    data: Path | None = None
+    """Your own cohort, as in `auricle run`; virtual patients otherwise."""
+    label_map: str | None = None
+    """As in `auricle run`."""
+    seed: int = 0
+    """Seed of the cohort and its test split."""
+    workers: int = 0
+    """Processes that prepare cases; 0 takes one a core."""
+    hardware: Hardware = field(default_factory=Hardware)
+    """Where it runs."""
+
+    def config(self) -> StudyConfig:
+        """What is studied; raises `ValueError` for a list that cannot be read."""
+        return StudyConfig(
+            tuple(_listed(self.arms)), tuple(_numbers("--labelled", self.labelled, int)), tuple(_numbers("--ratio", self.ratio, float)),
+            tuple(_listed(self.budget)), self.seeds, self.seed,
+        )  # fmt: skip
+
+
+def _listed(words: Sequence[str]) -> list[str]:
+    return [part for word in words for part in word.split(",") if part]
+
+
+def _numbers(flag: str, words: Sequence[str], kind: Callable[[str], Any]) -> list[Any]:
+    try:
+        return [kind(word) for word in _listed(words)]
+    except ValueError:
+        raise ValueError(f"{flag} takes numbers separated by commas, not {' '.join(words)}") from None
+
+
+def study_arms(options: Annotated[StudyOptions, tyro.conf.arg(name="")], show: Shown) -> None:
+    """Compare arms over folds, seeds and budgets, and write study.csv, tables and figures."""
+    _configure(show)
+    config = options.config()
+    options.hardware.fabric()
+    if options.data is None and options.label_map is not None:
+        raise InputError("--label-map describes your own cohort: give --data too")
+    data = None if options.data is None else FolderData(options.data, "folder", options.label_map)
+    chosen = recipes.with_data(recipes.recipe(options.recipe), data, options.seed)
+    chosen = replace(chosen, cohort=replace(chosen.cohort, workers=options.workers))
+    plan = plan_study(chosen, config, options.out, options.hardware)
+    run_steps(plan.steps)
+    page = write_study(collect(plan.cells, options.recipe, options.out / "study.csv"), options.out)
+    progress.event("finished", page=str(page))
+    if not show.json:
+        print(page)
+
+
+@dataclass(frozen=True)
 class SegmentOptions:
     """Options of `auricle segment`."""
 
@@ -143,8 +213,10 @@ class SegmentOptions:
     """NIfTI file, folder of a DICOM series, or one file of it."""
     out: Out
     """Folder for labels.nii.gz, labels.ctbl, volumes.csv, preview.png and segmentation.json."""
-    model: Path = Path("runs/demo")
-    """Folder of a fine-tuned segmenter, or of a whole run (its arm `ours` is taken)."""
+    model: Path | None = None
+    """Folder of a fine-tuned segmenter, or of a whole run (its arm `ours` is taken); the one that ships with auricle otherwise."""
+    mirror: bool = False
+    """Average over mirror images too, for a model that was trained on them: four times the time."""
     series: str | None = None
     """Series instance UID or number, where a folder holds several."""
     assume_orientation: str | None = None
@@ -161,7 +233,7 @@ def segment_scan(options: Annotated[SegmentOptions, tyro.conf.arg(name="")], sho
     """Segment the heart in one CT scan; the label map lies on the scan's own grid."""
     _configure(show)
     stage = SegmentStage(
-        options.scan, segment.resolve_model(options.model), options.series, options.assume_orientation, options.volume_index,
+        options.scan, segment.resolve_model(options.model), options.mirror, options.series, options.assume_orientation, options.volume_index,
         options.not_hu, options.overwrite,
     )  # fmt: skip
     result = segment.run(stage, options.out)
@@ -219,7 +291,7 @@ class PlanOptions:
     """Options of `auricle plan`."""
 
     recipe: RecipeName = "demo"
-    """demo, laptop or paper."""
+    """demo, laptop, study or paper."""
     memory: str | None = None
     """Memory that it has to fit into, e.g. 16GiB; exit status 2 where it does not."""
     data: Path | None = None
@@ -248,6 +320,7 @@ def plan_recipe(options: Annotated[PlanOptions, tyro.conf.arg(name="")], show: S
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run_all,
+    "study": study_arms,
     "segment": segment_scan,
     "report": report,
     "phantom": write_phantoms,

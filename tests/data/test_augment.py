@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from auricle.data.augment import AugmentConfig, anchors, apply, draw, move_to_patch, paper_generator, plain, segmenter
+from auricle.data.intensity import IntensityConfig
 
 SIZE, SPACING = (16, 20, 24), (2.0, 2.0, 3.0)
 
@@ -56,7 +57,7 @@ def test_image_and_label_move_together() -> None:
     """An image painted with its own labels still agrees with them after any move."""
     _, label = blocks((32, 36, 40))
     image = label.to(torch.int16) * 300
-    config = replace(segmenter(), gain=0.0, offset_hu=0.0, noise_hu=0.0, blur_probability=0.0, far_probability=0.0, cut_probability=0.0)
+    config = replace(segmenter(), intensity=IntensityConfig(), far_probability=0.0, cut_probability=0.0)
     for seed in range(10):
         moved, picked = apply(drawn(config, seed), image, label, SIZE, SPACING)
         # Between two quarters the image is a mixture; elsewhere it must be its label's.

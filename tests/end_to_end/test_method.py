@@ -17,7 +17,6 @@ from auricle.core.runs import finished
 from auricle.data.cohort import VirtualData
 from auricle.data.nifti import read_nifti
 from auricle.models.autoencoder import AutoencoderConfig
-from auricle.models.denoiser import DenoiserConfig
 from auricle.models.segmenter import SegmenterConfig
 from auricle.report.page import write_report
 from auricle.stages import autoencoder, cohort, diffusion, evaluate, finetune, generate, pretrain
@@ -28,49 +27,32 @@ from auricle.training import checkpoint
 from auricle.training.loop import FitConfig, Hardware
 
 
-def tiny() -> recipes.Recipe:
-    """The demo's stages at the smallest size at which all of them still run."""
-    demo = recipes.demo()
-    network = SegmenterConfig(channels=(8, 16, 24))
-    fit = FitConfig(steps=4, batch_size=2, validate_every=2)
-    return replace(
-        demo,
-        cohort=replace(demo.cohort, data=VirtualData(patients=8, seed=3), size=(32, 32, 32), spacing=(5.0, 5.0, 5.0), margin=(4, 4, 4), workers=1),
-        autoencoder=replace(demo.autoencoder, network=AutoencoderConfig(channels=(8, 16), blocks=1), patch=(16, 16, 16), fit=fit),
-        diffusion=replace(demo.diffusion, network=DenoiserConfig(channels=(8, 16), blocks=1), views=2, fit=replace(fit, ema_decay=0.9)),
-        # Volumes and texture hang on thresholds, at which rounding decides for a network that has hardly been trained.
-        generate=replace(demo.generate, steps=3, batch_size=4, gate=False, restore=False, fit_volumes=False),
-        pretrain=replace(demo.pretrain, network=network, fit=fit),
-        finetune=replace(demo.finetune, network=network, fit=fit),
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tiny: recipes.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     root = tmp_path_factory.mktemp("whole")
-    for step in recipes.steps(tiny(), root, None, 3, Hardware(accelerator="cpu")):
+    for step in recipes.steps(tiny, root, None, 3, Hardware(accelerator="cpu")):
         step.run(step.config, step.out)
     return root
 
 
-def test_every_stage_finishes_and_none_leaves_scratch_behind(whole: Path) -> None:
-    for step in recipes.steps(tiny(), whole, None, 3, Hardware(accelerator="cpu")):
+def test_every_stage_finishes_and_none_leaves_scratch_behind(tiny: recipes.Recipe, whole: Path) -> None:
+    for step in recipes.steps(tiny, whole, None, 3, Hardware(accelerator="cpu")):
         assert finished(step.out, step.name.split()[0])
     leftovers = [p for p in whole.rglob("*") if p.name.startswith(".") or p.name in ("lock", "last.safetensors", "best.safetensors")]
     assert leftovers == []
 
 
-def test_running_again_changes_nothing(whole: Path) -> None:
+def test_running_again_changes_nothing(tiny: recipes.Recipe, whole: Path) -> None:
     before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in whole.rglob("*") if p.is_file()}
-    for step in recipes.steps(tiny(), whole, None, 3, Hardware(accelerator="cpu")):
+    for step in recipes.steps(tiny, whole, None, 3, Hardware(accelerator="cpu")):
         step.run(step.config, step.out)
     assert before == {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in whole.rglob("*") if p.is_file()}
 
 
-def test_a_seed_gives_the_same_weights_and_pairs_twice(whole: Path, tmp_path: Path) -> None:
+def test_a_seed_gives_the_same_weights_and_pairs_twice(tiny: recipes.Recipe, whole: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
-    for step in recipes.steps(tiny(), again, None, 3, Hardware(accelerator="cpu"))[:5]:
+    for step in recipes.steps(tiny, again, None, 3, Hardware(accelerator="cpu"))[:5]:
         step.run(step.config, step.out)
     for stage in ("autoencoder", "diffusion", "pretrain"):
         assert read_json(again / stage / "model.json")["sha256"] == read_json(whole / stage / "model.json")["sha256"]
@@ -78,9 +60,9 @@ def test_a_seed_gives_the_same_weights_and_pairs_twice(whole: Path, tmp_path: Pa
         assert path.read_bytes() == (whole / "generate" / "labels" / path.name).read_bytes()
 
 
-def test_more_pairs_or_other_batches_keep_the_first_pairs(whole: Path, tmp_path: Path) -> None:
+def test_more_pairs_or_other_batches_keep_the_first_pairs(tiny: recipes.Recipe, whole: Path, tmp_path: Path) -> None:
     config = replace(
-        tiny().generate, autoencoder=whole / "autoencoder", diffusion=whole / "diffusion", cohort=whole / "cohort", seed=3, count=3, batch_size=1
+        tiny.generate, autoencoder=whole / "autoencoder", diffusion=whole / "diffusion", cohort=whole / "cohort", seed=3, count=3, batch_size=1
     )  # fmt: skip
     generate.run(config, tmp_path / "few")
     for path in sorted((tmp_path / "few" / "images").iterdir()):
@@ -88,23 +70,23 @@ def test_more_pairs_or_other_batches_keep_the_first_pairs(whole: Path, tmp_path:
         assert np.abs(few.astype(int) - many.astype(int)).max() <= 1
 
 
-def test_generation_resumes_after_a_kill(whole: Path, tmp_path: Path) -> None:
+def test_generation_resumes_after_a_kill(tiny: recipes.Recipe, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "generate"
     shutil.copytree(whole / "generate", out)
     for name in ("done.json", "pairs.json", "labels/generated-3-0005.nii.gz", "candidates/generated-3-0005.json"):
         (out / name).unlink()
     before = (out / "labels" / "generated-3-0004.nii.gz").stat().st_mtime_ns
-    step = next(s for s in recipes.steps(tiny(), whole, None, 3, Hardware(accelerator="cpu")) if s.name == "generate")
+    step = next(s for s in recipes.steps(tiny, whole, None, 3, Hardware(accelerator="cpu")) if s.name == "generate")
     generate.run(step.config, out)
     assert len(generated_pairs(out)) == len(generated_pairs(whole / "generate"))
     assert (out / "labels" / "generated-3-0004.nii.gz").stat().st_mtime_ns == before
     assert read_json(out / "pairs.json")["pairs"] == read_json(whole / "generate" / "pairs.json")["pairs"]
 
 
-def test_the_encoder_is_transferred_exactly_and_the_decoder_is_not(whole: Path) -> None:
+def test_the_encoder_is_transferred_exactly_and_the_decoder_is_not(tiny: recipes.Recipe, whole: Path) -> None:
     from auricle.models.segmenter import Segmenter
 
-    network = Segmenter(tiny().finetune.network, outputs=9)
+    network = Segmenter(tiny.finetune.network, outputs=9)
     decoder = checkpoint.weights_hash(network.decoder.state_dict())
     finetune.transfer_encoder(network, whole / "pretrain")
     tensors, _ = checkpoint.load(whole / "pretrain" / "model.safetensors")
@@ -140,13 +122,13 @@ def test_an_altered_model_is_refused(whole: Path, tmp_path: Path) -> None:
         finetune.load(copy)
 
 
-def test_upstream_changes_are_noticed(whole: Path, tmp_path: Path) -> None:
+def test_upstream_changes_are_noticed(tiny: recipes.Recipe, whole: Path, tmp_path: Path) -> None:
     """A stage that was made from another cohort is not silently mixed with this one."""
     copy = tmp_path / "run"
     shutil.copytree(whole, copy)
     marker = read_json(copy / "cohort" / "done.json")
     (copy / "cohort" / "done.json").write_text(json.dumps({**marker, "fingerprint": "0" * 64}))
-    step = next(s for s in recipes.steps(tiny(), copy, None, 3, Hardware(accelerator="cpu")) if s.name == "autoencoder")
+    step = next(s for s in recipes.steps(tiny, copy, None, 3, Hardware(accelerator="cpu")) if s.name == "autoencoder")
     with pytest.raises(InputError, match="holds another run"):
         autoencoder.run(replace(step.config, cohort=copy / "cohort"), step.out)
 
@@ -175,9 +157,9 @@ def test_report_and_summary(whole: Path) -> None:
 
 
 @pytest.mark.parametrize("head", ["packed", "categorical"])
-def test_both_label_heads_train(tiny_cohort: Path, tmp_path: Path, head: str) -> None:
+def test_both_label_heads_train(tiny: recipes.Recipe, tiny_cohort: Path, tmp_path: Path, head: str) -> None:
     config = replace(
-        tiny().autoencoder, cohort=tiny_cohort, hardware=Hardware(accelerator="cpu"),
+        tiny.autoencoder, cohort=tiny_cohort, hardware=Hardware(accelerator="cpu"),
         network=AutoencoderConfig(channels=(8, 16), blocks=1, label_head=head),  # type: ignore[arg-type]
         fit=FitConfig(steps=30, batch_size=4, optimizer="muon", learning_rate=3e-3, validate_every=15),
     )  # fmt: skip
@@ -189,9 +171,9 @@ def test_both_label_heads_train(tiny_cohort: Path, tmp_path: Path, head: str) ->
     assert assessment["image_rmse_hu"] > 0
 
 
-def test_a_run_killed_after_its_last_step_still_finishes(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_killed_after_its_last_step_still_finishes(tiny: recipes.Recipe, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test split is assessed after training: a kill there must not lose the training."""
-    step = next(s for s in recipes.steps(tiny(), whole, None, 3, Hardware(accelerator="cpu")) if s.name == "autoencoder")
+    step = next(s for s in recipes.steps(tiny, whole, None, 3, Hardware(accelerator="cpu")) if s.name == "autoencoder")
 
     def killed(*arguments: object) -> None:
         raise KeyboardInterrupt
@@ -204,30 +186,30 @@ def test_a_run_killed_after_its_last_step_still_finishes(whole: Path, tmp_path: 
     assert read_json(tmp_path / "ae" / "model.json")["sha256"] == read_json(whole / "autoencoder" / "model.json")["sha256"]
 
 
-def test_parts_that_do_not_belong_together_are_refused(whole: Path, tiny_cohort: Path, tmp_path: Path) -> None:
-    step = next(s for s in recipes.steps(tiny(), whole, None, 3, Hardware(accelerator="cpu")) if s.name == "autoencoder")
+def test_parts_that_do_not_belong_together_are_refused(tiny: recipes.Recipe, whole: Path, tiny_cohort: Path, tmp_path: Path) -> None:
+    step = next(s for s in recipes.steps(tiny, whole, None, 3, Hardware(accelerator="cpu")) if s.name == "autoencoder")
     other = autoencoder.run(replace(step.config, seed=9), tmp_path / "ae")
     with pytest.raises(InputError, match="another autoencoder"):
-        generate.run(replace(tiny().generate, autoencoder=other, diffusion=whole / "diffusion"), tmp_path / "g")
+        generate.run(replace(tiny.generate, autoencoder=other, diffusion=whole / "diffusion"), tmp_path / "g")
     wider = CohortConfig(VirtualData(patients=4), size=(48, 48, 48), spacing=(4.0, 4.0, 4.0), margin=(0, 0, 0), workers=1)
     cohort.run(wider, tmp_path / "wide")
     with pytest.raises(InputError, match="works on"):
         evaluate.run(EvaluateStage(tmp_path / "wide", whole / "finetune" / "ours"), tmp_path / "e")
     with pytest.raises(InputError, match="cannot be mixed"):
-        pretrain.run(replace(tiny().pretrain, generated=whole / "generate", cohort=tmp_path / "wide"), tmp_path / "p")
+        pretrain.run(replace(tiny.pretrain, generated=whole / "generate", cohort=tmp_path / "wide"), tmp_path / "p")
     assert not (tmp_path / "g").exists()
     assert not (tmp_path / "e").exists()
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
-def test_the_ddpm_of_the_paper_trains_and_samples(whole: Path, tmp_path: Path, sampler: str) -> None:
+def test_the_ddpm_of_the_paper_trains_and_samples(tiny: recipes.Recipe, whole: Path, tmp_path: Path, sampler: str) -> None:
     """The reference model end to end: 1000 ancestral steps, or a few of DDIM, give whole and finite pairs."""
     stage = replace(
-        tiny().diffusion, cohort=whole / "cohort", autoencoder=whole / "autoencoder", parameterization="ddpm",
+        tiny.diffusion, cohort=whole / "cohort", autoencoder=whole / "autoencoder", parameterization="ddpm",
         hardware=Hardware(accelerator="cpu"),
     )  # fmt: skip
     diffusion.run(stage, tmp_path / "d")
-    config = replace(tiny().generate, autoencoder=whole / "autoencoder", diffusion=tmp_path / "d", count=1, sampler=sampler, steps=5)  # type: ignore[arg-type]
+    config = replace(tiny.generate, autoencoder=whole / "autoencoder", diffusion=tmp_path / "d", count=1, sampler=sampler, steps=5)  # type: ignore[arg-type]
     out = generate.run(config, tmp_path / "g")
     assert read_json(out / "pairs.json")["steps"] == (1000 if sampler == "ddpm" else 5)
     image, _ = generated_pairs(out)[0]

@@ -13,14 +13,17 @@ from numpy.typing import NDArray
 from auricle import cli
 from auricle.core.anatomy import ID, KEYS
 from auricle.core.case import Case
+from auricle.core.errors import InputError
 from auricle.core.runs import Run
 from auricle.data.nifti import read_nifti, write_nifti
 from auricle.data.preprocess import ModelGrid, to_network
 from auricle.models.segmenter import Segmenter, SegmenterConfig
 from auricle.phantom import virtual_patient
-from auricle.stages import segment
+from auricle.stages import finetune, segment
+from auricle.stages.finetune import Trained
 from auricle.stages.pairs import Grid
-from auricle.stages.weights import save_model
+from auricle.stages.weights import pack_model, read_model, save_model
+from auricle.training import checkpoint
 
 GRID = ModelGrid((32, 32, 32), (5.0, 5.0, 5.0))
 
@@ -35,6 +38,10 @@ class Template(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         levels = torch.tensor([-1.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
         return -self.scale * (x - levels[None, :, None, None, None]).square() * 100
+
+
+def trained(window: tuple[int, int, int] = GRID.size, mirrored: bool = False) -> Trained:
+    return Trained(Template(), Grid(GRID.size, GRID.spacing), window, mirrored)  # type: ignore[arg-type]
 
 
 def painted_case(size: tuple[int, int, int], spacing: tuple[float, float, float]) -> tuple[Case, NDArray[np.uint8]]:
@@ -58,7 +65,7 @@ def test_the_label_map_lies_on_the_scans_own_grid(turn: tuple[int, int, int], fl
     affine = case.affine @ nib.orientations.inv_ornt_aff(ornt, case.image.shape)
     turned = Case("t", nib.orientations.apply_orientation(case.image, ornt), affine)
     wanted = nib.orientations.apply_orientation(truth, ornt)
-    result = segment.segment(Template(), GRID, turned)  # type: ignore[arg-type]
+    result = segment.segment(trained(), turned)
     assert result.heart_found
     assert result.case.label is not None
     assert result.case.label.shape == wanted.shape
@@ -66,9 +73,37 @@ def test_the_label_map_lies_on_the_scans_own_grid(turn: tuple[int, int, int], fl
     for key in ("LV", "RV", "RA"):
         # 5 mm voxels seen on a 2.5 mm grid.
         assert dice(result.case.label, wanted, key) > 0.8
-    upright = segment.segment(Template(), GRID, case).case.label  # type: ignore[arg-type]
+    upright = segment.segment(trained(), case).case.label  # type: ignore[arg-type]
     assert upright is not None
     assert np.mean(nib.orientations.apply_orientation(upright, ornt) == result.case.label) > 0.999
+
+
+def test_windows_smaller_than_the_grid_give_the_same_labels() -> None:
+    """The template answers voxel by voxel: where a window lies cannot matter to it."""
+    case, _ = painted_case((64, 60, 56), (2.5, 2.5, 3.0))
+    whole, windows = (segment.segment(trained(size), case).case.label for size in (GRID.size, (16, 16, 24)))
+    assert whole is not None
+    assert np.array_equal(whole, windows)  # type: ignore[arg-type]
+
+
+def test_probabilities_add_up_whatever_the_windows() -> None:
+    torch.manual_seed(0)
+    network = Segmenter(SegmenterConfig(channels=(4, 8)), outputs=9).eval()
+    image = torch.randn(1, 1, 24, 20, 28)
+    for window, mirror in (((16, 16, 16), False), (None, True), ((16, 16, 16), True)):
+        found = finetune.probabilities(network, image, window, mirror)
+        assert found.shape == (1, 9, 24, 20, 28)
+        assert torch.allclose(found.sum(1), torch.ones(1, 24, 20, 28), atol=1e-5)
+
+
+def test_mirroring_gives_a_mirrored_scan_the_mirrored_answer() -> None:
+    torch.manual_seed(0)
+    network = Segmenter(SegmenterConfig(channels=(4, 8)), outputs=9).eval()
+    image = torch.randn(1, 1, 16, 16, 16)
+    there = finetune.probabilities(network, image, None, mirror=True)
+    back = finetune.probabilities(network, image.flip(2), None, mirror=True).flip(2)
+    assert torch.allclose(there, back, atol=1e-5)
+    assert not torch.allclose(there, finetune.probabilities(network, image, None), atol=1e-3)
 
 
 def test_an_oblique_scan_gives_the_same_heart() -> None:
@@ -76,7 +111,7 @@ def test_an_oblique_scan_gives_the_same_heart() -> None:
     angle = np.deg2rad(20)
     turn = np.eye(4)
     turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    result = segment.segment(Template(), GRID, replace(case, affine=turn @ case.affine))  # type: ignore[arg-type]
+    result = segment.segment(trained(), replace(case, affine=turn @ case.affine))
     assert result.case.label is not None
     assert dice(result.case.label, truth, "LV") > 0.8
 
@@ -84,7 +119,7 @@ def test_an_oblique_scan_gives_the_same_heart() -> None:
 def test_no_heart_is_invented_in_air_or_noise() -> None:
     noise = np.random.default_rng(0).normal(-300, 100, (40, 40, 40)).astype(np.int16)
     for image in (np.full((40, 40, 40), -1000, np.int16), noise):
-        result = segment.segment(Template(), GRID, Case("n", image, np.diag([4.0, 4.0, 4.0, 1.0])))  # type: ignore[arg-type]
+        result = segment.segment(trained(), Case("n", image, np.diag([4.0, 4.0, 4.0, 1.0])))  # type: ignore[arg-type]
         assert not result.heart_found
         assert result.case.label is not None
         assert not result.case.label.any()
@@ -127,7 +162,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run.begin()
     torch.manual_seed(0)
     config = SegmenterConfig(channels=(4, 8))
-    save_model(run, Segmenter(config, outputs=9), {"network": config, "grid": Grid(GRID.size, GRID.spacing)})
+    described = {"network": config, "grid": Grid(GRID.size, GRID.spacing), "patch": None, "mirrored": False}
+    save_model(run, Segmenter(config, outputs=9), described)
     run.finish()
     return folder
 
@@ -204,6 +240,36 @@ def test_output_that_exists_is_kept_unless_asked(model: Path, scan: Path, tmp_pa
     cli.main([*arguments, "--overwrite"])
     assert (out / "mine.txt").read_text() == "keep"
     assert (out / "labels.nii.gz").exists()
+
+
+def test_mirroring_is_refused_for_a_model_that_never_saw_mirror_images(
+    model: Path, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["segment", str(scan), "-o", str(tmp_path / "out"), "--model", str(model), "--mirror", "--quiet"])
+    assert stop.value.code == 2
+    assert "was not trained on mirror images" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_packed_model_is_the_same_in_half_the_size(model: Path, tmp_path: Path) -> None:
+    packed = pack_model(model, "finetune", tmp_path / "packed")
+    assert sorted(p.name for p in packed.iterdir()) == ["model.json", "model.safetensors"]
+    before, after = (finetune.load(folder).network for folder in (model, packed))
+    for (name, a), b in zip(before.state_dict().items(), after.state_dict().values(), strict=True):
+        assert a.dtype == b.dtype == torch.float32
+        assert torch.allclose(a, b, rtol=1e-3, atol=1e-6), name
+    assert (packed / "model.safetensors").stat().st_size < 0.6 * (model / "model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize("damage", ["weights", "stage"])
+def test_a_packed_model_that_was_altered_is_refused(model: Path, tmp_path: Path, damage: str) -> None:
+    packed = pack_model(model, "finetune", tmp_path / "packed")
+    if damage == "weights":
+        tensors, facts = checkpoint.load(packed / "model.safetensors")
+        checkpoint.save(packed / "model.safetensors", {k: v + 1 for k, v in tensors.items()}, facts)
+    with pytest.raises(InputError, match="hash differs" if damage == "weights" else "not of `auricle autoencoder`"):
+        read_model(packed, "finetune" if damage == "weights" else "autoencoder")
 
 
 def test_model_without_a_command_says_what_to_do(tmp_path: Path, scan: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from monai.metrics import compute_dice, compute_hausdorff_distance
 from numpy.typing import NDArray
 
 from auricle.core.anatomy import ID, KEYS, LABEL_COUNT
-from auricle.losses.segmentation import dice_cross_entropy, soft_dice_loss
+from auricle.losses.segmentation import deep_supervision, dice_cross_entropy, soft_dice_loss
 from auricle.metrics import anatomy, overlap
 from auricle.metrics.surface import surface_scores
 from auricle.stages.evaluate import score, summarize
@@ -114,6 +114,17 @@ def test_soft_dice_of_a_certain_prediction_is_the_dice() -> None:
     assert float(soft_dice_loss(logits, torch.from_numpy(b)[None], epsilon=1e-6)) == pytest.approx(expected, abs=1e-4)
     perfect = one_hot(b).float() * 200.0
     assert float(dice_cross_entropy(perfect, torch.from_numpy(b)[None])) < 1e-3
+
+
+def test_deep_supervision_is_the_plain_loss_for_one_output_and_weighs_finer_levels_more() -> None:
+    generator = torch.Generator().manual_seed(0)
+    label = torch.randint(0, LABEL_COUNT, (1, 8, 12, 16), generator=generator).to(torch.uint8)
+    logits = torch.randn(1, LABEL_COUNT, 8, 12, 16, generator=generator)
+    plain = dice_cross_entropy(logits, label)
+    assert float(deep_supervision([logits], label)) == pytest.approx(float(plain))
+    coarse = logits[:, :, ::4, ::4, ::4]
+    low = dice_cross_entropy(coarse, label[:, 2::4, 2::4, 2::4])
+    assert float(deep_supervision([logits, coarse], label)) == pytest.approx(float((plain + 0.5 * low) / 1.5), rel=1e-5)
 
 
 def test_summary_counts_misses_and_keeps_them_out_of_hd95() -> None:

@@ -70,6 +70,17 @@ def test_encoder_of_the_reconstruction_network_is_the_segmenters() -> None:
         a(torch.randn(1, 1, 12, 16, 16))
 
 
+def test_deep_supervision_adds_outputs_and_changes_none() -> None:
+    torch.manual_seed(0)
+    network = Segmenter(SegmenterConfig(channels=(8, 16, 24, 32), supervision=2), outputs=9)
+    x = torch.randn(1, 1, 32, 32, 32)
+    levels = network(x, coarse=True)
+    assert [tuple(level.shape[2:]) for level in levels] == [(32,) * 3, (8,) * 3, (4,) * 3]
+    assert torch.equal(levels[0], network(x))
+    with pytest.raises(ValueError, match=r"--network\.supervision must be 0 to 2"):
+        SegmenterConfig(channels=(8, 16, 24, 32), supervision=3)
+
+
 def test_denoiser_starts_at_zero_and_sees_time() -> None:
     network = Denoiser(DenoiserConfig(channels=(8, 16), blocks=1), latent_channels=4)
     x, t = torch.randn(2, 4, 8, 8, 4), torch.tensor([0.1, 0.9])

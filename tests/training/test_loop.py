@@ -1,5 +1,6 @@
 """The fit loop: broken runs end where unbroken ones do, early stopping keeps the best, bad numbers are refused."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,14 @@ def test_every_epoch_visits_every_item_once() -> None:
     epochs = [seen[10 * e : 10 * (e + 1)] for e in range(6)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 6
+
+
+def test_the_last_part_of_training_may_visit_the_first_items_alone() -> None:
+    plan = replace(make_plan(), items=10, first_items=3, first_from=0.5)
+    visited = [plan.indices(4, 0, step, 20) for step in range(20)]
+    assert {i for batch in visited[:10] for i in batch} == set(range(10))
+    assert {i for batch in visited[10:] for i in batch} == set(range(3))
+    assert visited[:10] == [batch_indices(10, 4, 0, step) for step in range(10)]
 
 
 def test_orthogonalize_gives_singular_values_near_one() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from auricle.core import config as configs
 from auricle.core import progress
-from auricle.core.errors import InputError
+from auricle.core.errors import Busy, InputError
 from auricle.core.files import read_json, write_json, write_text
 
 MIN_FREE_BYTES = 64 * 2**20
@@ -113,7 +113,7 @@ class Run:
         except BlockingIOError:
             os.close(descriptor)
             if self.folder.resolve() not in _held:
-                raise InputError(f"{self.folder} is in use by process {lock.read_text(encoding='utf-8').strip()}") from None
+                raise Busy(f"{self.folder} is in use by process {lock.read_text(encoding='utf-8').strip()}") from None
             return
         except OSError:
             # Some network file systems have no locks: better to run unlocked than not at all.

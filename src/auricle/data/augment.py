@@ -1,11 +1,14 @@
 """Augmentation of pairs: random parameters are drawn first (`draw`), then applied to image and label map together (`apply`)."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from auricle.data import intensity
+from auricle.data.intensity import IntensityConfig, IntensityDraw
 
 Triple = tuple[int, int, int]
 
@@ -36,19 +39,15 @@ class AugmentConfig:
     """SD of the rotation about each axis."""
     scale: float = 0.0
     """SD of the logarithm of the size."""
-    gain: float = 0.0
-    """SD of the logarithm of the factor on HU above muscle (the enhancement)."""
-    offset_hu: float = 0.0
-    """SD of a constant added to every voxel."""
-    noise_hu: float = 0.0
-    """Largest SD of added white noise."""
-    blur_probability: float = 0.0
-    """Probability of smoothing by a 3x3x3 binomial kernel (a softer kernel, thicker slices)."""
+    stretch: float = 0.0
+    """SD of the logarithm of the size along each axis by itself, on top of `scale`."""
+    intensity: IntensityConfig = field(default_factory=IntensityConfig)
+    """What is done to the image's values alone."""
     cut_probability: float = 0.0
     """Probability that one side of the field of view is cut off (set to air and background)."""
 
     def __post_init__(self) -> None:
-        for name in ("flip", "center_crop", "location_crop", "far", "boost", "blur", "cut"):
+        for name in ("flip", "center_crop", "location_crop", "far", "boost", "cut"):
             if not 0.0 <= getattr(self, f"{name}_probability") <= 1.0:
                 raise ValueError(f"--augment.{name.replace('_', '-')}-probability must lie in 0..1")
         if not 0.0 < self.crop_scale[0] <= self.crop_scale[1] <= 1.0:
@@ -63,8 +62,20 @@ def paper_generator() -> AugmentConfig:
 def segmenter() -> AugmentConfig:
     """Geometry and intensity wide enough that a network trained on one cohort meets the scans of another."""
     return AugmentConfig(
-        location_crop_probability=0.8, shift_mm=20.0, rotation_degrees=7.0, scale=0.10, gain=0.35, offset_hu=15.0, noise_hu=30.0,
-        blur_probability=0.2, cut_probability=0.15, far_probability=0.1,
+        location_crop_probability=0.8, shift_mm=20.0, rotation_degrees=8.0, scale=0.10, stretch=0.05, cut_probability=0.15, far_probability=0.1,
+        intensity=IntensityConfig(gain=0.35, gamma=0.2, offset_hu=15.0, noise_hu=30.0, blur_probability=0.2, coarse_probability=0.25),
+    )  # fmt: skip
+
+
+def any_scanner() -> AugmentConfig:
+    """Randomization for a segmenter that has to work on scans of any kind: far views, gantry, kernel, noise, slices, shading, metal, motion."""
+    return AugmentConfig(
+        location_crop_probability=1.0, shift_mm=35.0, rotation_degrees=10.0, scale=0.13, stretch=0.07, cut_probability=0.25,
+        far_probability=0.2, far_mm=120.0,
+        intensity=IntensityConfig(
+            gain=0.4, gamma=0.25, contrast=0.1, offset_hu=20.0, noise_hu=60.0, blur_probability=0.3, coarse_probability=0.4,
+            coarse_factor=(1.3, 3.0), shade_probability=0.3, streak_probability=0.2, motion_probability=0.15,
+        ),
     )  # fmt: skip
 
 
@@ -76,11 +87,7 @@ class Draw:
     """Rotation, scale and mirroring: output offset from the center (mm) to source offset (mm)."""
     shift_mm: tuple[float, float, float]
     boost_hu: float
-    gain: float
-    offset_hu: float
-    noise_hu: float
-    noise_seed: int
-    blur: bool
+    intensity: IntensityDraw
     cut: tuple[int, bool, float] | None
     """Axis, whether its upper end, and the share of the field of view that is cut off."""
 
@@ -91,7 +98,7 @@ def draw(config: AugmentConfig, extent_mm: tuple[float, float, float], generator
     n = torch.randn(8, generator=generator, dtype=torch.float64).clamp(-2.5, 2.5).tolist()
     r = torch.rand(8, generator=generator, dtype=torch.float64).tolist()
     size = math.exp(config.scale * n[0])
-    factors, shift = [size, size, size], [0.0, 0.0, 0.0]
+    factors, shift = [size * math.exp(config.stretch * v) for v in n[5:8]], [0.0, 0.0, 0.0]
     if u[0] < config.center_crop_probability:
         share = config.crop_scale[0] + (config.crop_scale[1] - config.crop_scale[0]) * r[0]
         for axis in (0, 1):
@@ -109,8 +116,7 @@ def draw(config: AugmentConfig, extent_mm: tuple[float, float, float], generator
     return Draw(
         matrix=tuple(tuple(row) for row in matrix.tolist()), shift_mm=(shift[0], shift[1], shift[2]),
         boost_hu=config.boost_hu if u[7] < config.boost_probability else 0.0,
-        gain=math.exp(config.gain * n[4]), offset_hu=config.offset_hu * n[5], noise_hu=config.noise_hu * u[8] ** 2,
-        noise_seed=int(torch.randint(0, 2**62, (), generator=generator)), blur=u[9] < config.blur_probability, cut=cut,
+        cut=cut, intensity=intensity.draw(config.intensity, generator),
     )  # fmt: skip
 
 
@@ -127,9 +133,13 @@ def apply(
     picked = None
     if label is not None:
         picked = F.grid_sample(label[None, None].float(), grid, mode="nearest", align_corners=True)[0, 0].to(torch.uint8)
+    if params.boost_hu:
+        # Fades in between muscle and contrasted blood, so that no step appears.
+        moved = moved + params.boost_hu * ((moved - 60.0) / 60.0).clamp(0.0, 1.0)
+    moved = intensity.apply(params.intensity, moved, spacing)
     if params.cut:
         moved, picked = _cut(params.cut, moved, picked)
-    return _intensity(params, moved), picked
+    return moved, picked
 
 
 def plain(image: Tensor, label: Tensor | None, size: Triple) -> tuple[Tensor, Tensor | None]:
@@ -174,25 +184,6 @@ def _cut(cut: tuple[int, bool, float], image: Tensor, label: Tensor | None) -> t
         label = label.clone()
         label.narrow(axis, start, length).fill_(0)
     return image, label
-
-
-def _intensity(params: Draw, image: Tensor) -> Tensor:
-    """Change the enhancement (HU above muscle, 60), the offset, sharpness and noise; the lung and fat below it keep their values."""
-    if params.blur:
-        kernel = torch.tensor([0.25, 0.5, 0.25])
-        kernel = (kernel[:, None, None] * kernel[None, :, None] * kernel[None, None, :])[None, None]
-        image = F.conv3d(F.pad(image[None, None], [1] * 6, mode="replicate"), kernel)[0, 0]
-    if params.gain != 1.0:
-        image = torch.where(image > 60.0, 60.0 + (image - 60.0) * params.gain, image)
-    if params.boost_hu:
-        # Fades in between muscle and contrasted blood, so that no step appears.
-        image = image + params.boost_hu * ((image - 60.0) / 60.0).clamp(0.0, 1.0)
-    if params.offset_hu:
-        image = image + params.offset_hu
-    if params.noise_hu > 0.5:
-        noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(params.noise_seed))
-        image = image + params.noise_hu * noise
-    return image
 
 
 def anchors(label: Tensor, most: int = 256) -> list[Tensor]:

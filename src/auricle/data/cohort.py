@@ -13,7 +13,7 @@ from auricle.core.errors import InputError
 from auricle.core.seeds import numpy_generator
 from auricle.data.folder import PairPath, content_hash, find_pairs, read_pair
 from auricle.data.preprocess import ModelGrid, heart_center, orient, window
-from auricle.phantom import virtual_patient
+from auricle.phantom import CONTRASTS, virtual_patient
 
 Split = Literal["train", "validation", "test"]
 LEAST_PATIENTS = 4
@@ -29,6 +29,8 @@ class VirtualData:
     """How many patients are drawn."""
     seed: int = 0
     """Patient k of a seed is the same whatever the count and the grid."""
+    contrast: Literal["as scanned", "even"] = "as scanned"
+    """How often each timing of the contrast agent is met: as in coronary CT angiography, or every timing (none included) equally often."""
 
     def __post_init__(self) -> None:
         if self.patients < LEAST_PATIENTS:
@@ -93,18 +95,19 @@ class VirtualCohort:
     """Virtual patients, drawn by seed."""
 
     def __init__(self, data: VirtualData) -> None:
-        self._seed = data.seed
+        self._data = data
         self.ids = tuple(f"virtual-{data.seed}-{i:04d}" for i in range(data.patients))
         self.patients = self.ids
         self.notices: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
-        """Seed and count say it all."""
-        return digest([self._seed, len(self.ids)])
+        """Seed, count and contrast say it all."""
+        return digest([self._data.seed, len(self.ids), *([self._data.contrast] if self._data.contrast != "as scanned" else [])])
 
     def load(self, index: int, grid: ModelGrid) -> tuple[Case, list[str]]:
         """Scan patient `index` on the grid."""
-        return replace(virtual_patient(self._seed, index, grid.size, grid.spacing), id=self.ids[index]), []
+        contrast = list(CONTRASTS)[index % len(CONTRASTS)] if self._data.contrast == "even" else None
+        return replace(virtual_patient(self._data.seed, index, grid.size, grid.spacing, contrast=contrast), id=self.ids[index]), []
 
 
 class FolderCohort:

@@ -27,6 +27,19 @@ def dice_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     return F.cross_entropy(logits, label.long()) + soft_dice_loss(logits, label)
 
 
+def deep_supervision(outputs: list[Tensor], label: Tensor) -> Tensor:
+    """Weighted mean of `dice_cross_entropy` over the outputs (finest first), each level with half the weight of the one before.
+
+    Each output is (N, K, ..) at 1/1, 1/4, 1/8, .. of the resolution of `label` (N, X, Y, Z), which is read at the voxels' centers.
+    """
+    total, weights = label.new_zeros((), dtype=torch.float32), 0.0
+    for level, logits in enumerate(outputs):
+        step = label.shape[1] // logits.shape[2]
+        total = total + 0.5**level * dice_cross_entropy(logits, label[:, step // 2 :: step, step // 2 :: step, step // 2 :: step])
+        weights += 0.5**level
+    return total / weights
+
+
 def packed_regression(output: Tensor, packed: Tensor) -> Tensor:
     """Mean squared error of the three packed label channels, as the paper regresses them; both (N, 3, X, Y, Z)."""
     return F.mse_loss(output, packed)

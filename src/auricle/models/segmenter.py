@@ -22,10 +22,14 @@ class SegmenterConfig:
     """Channels at 1/2, 1/4, 1/8, .. of the resolution."""
     blocks: int = 1
     """Residual blocks at each resolution, down and up."""
+    supervision: int = 0
+    """Coarser levels of the decoder with an output of their own, for deep supervision (Lee et al. 2015)."""
 
     def __post_init__(self) -> None:
         if len(self.channels) < 2 or min(self.channels) < 4 or self.blocks < 1:
             raise ValueError("--network.channels needs two or more levels of at least 4 channels, --network.blocks at least 1")
+        if not 0 <= self.supervision <= len(self.channels) - 2:
+            raise ValueError(f"--network.supervision must be 0 to {len(self.channels) - 2} with {len(self.channels)} levels, not {self.supervision}")
 
     @property
     def multiple(self) -> int:
@@ -65,13 +69,15 @@ class Decoder(nn.Module):
             nn.Sequential(ResidualBlock(2 * b, b), *(ResidualBlock(b, b) for _ in range(config.blocks - 1))) for _, b in pairs
         )
         self.norm, self.head = group_norm(c[0]), Conv3d(c[0], 8 * outputs, 3, padding=1)
+        self.coarse_heads = nn.ModuleList(Conv3d(width, outputs, 1) for width in c[1 : 1 + config.supervision])
 
-    def forward(self, features: list[Tensor]) -> Tensor:
-        """Map the encoder's pyramid to (N, outputs, X, Y, Z)."""
-        h = features[-1]
+    def forward(self, features: list[Tensor], coarse: bool = False) -> list[Tensor]:
+        """Map the encoder's pyramid to (N, outputs, X, Y, Z), and with `coarse` to the outputs at 1/4, 1/8, .. of the resolution too."""
+        levels = [features[-1]]
         for grow, blocks, skip in zip(self.grow, self.blocks, features[-2::-1], strict=True):
-            h = blocks(torch.cat([grow(h), skip], dim=1))
-        return voxel_shuffle(self.head(F.silu(self.norm(h))), 2)
+            levels.insert(0, blocks(torch.cat([grow(levels[0]), skip], dim=1)))
+        out = [voxel_shuffle(self.head(F.silu(self.norm(levels[0]))), 2)]
+        return out + ([head(h) for head, h in zip(self.coarse_heads, levels[1:], strict=False)] if coarse else [])
 
 
 class Segmenter(nn.Module):
@@ -83,9 +89,12 @@ class Segmenter(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config, outputs)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Map (N, 1, X, Y, Z) in network units to (N, outputs, X, Y, Z); edges must be multiples of `config.multiple`."""
+    def forward(self, image: Tensor, coarse: bool = False) -> Tensor | list[Tensor]:
+        """Map (N, 1, X, Y, Z) in network units to (N, outputs, X, Y, Z); edges must be multiples of `config.multiple`.
+
+        With `coarse`, a list: that output first, then those of the coarser levels that are supervised.
+        """
         if any(length % self.config.multiple for length in image.shape[2:]):
             raise ValueError(f"grid {tuple(image.shape[2:])} must be divisible by {self.config.multiple}: change --size")
-        out: Tensor = self.decoder(self.encoder(image))
-        return out
+        out: list[Tensor] = self.decoder(self.encoder(image), coarse)
+        return out if coarse else out[0]

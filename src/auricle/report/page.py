@@ -15,8 +15,8 @@ from auricle.report import figures, tables, words
 from auricle.report.figures import Line, Panel, Theme
 from auricle.report.reading import RunFolder
 from auricle.report.slices import WINDOW_HU
-from auricle.report.statistics import Difference, mean_dice
 from auricle.report.summary import differences, generated_volumes, summarize, training_volumes
+from auricle.study.statistics import Difference, mean_dice
 
 SHOWN_CASES = 3
 VIRTUAL = "virtual patient"
@@ -140,7 +140,7 @@ def _segmentation_figure(run: RunFolder) -> tuple[Picture, str] | None:
     if run.cohort is None or not run.arms:
         return None
     scores = [run.dice_by_case(arm) for arm in run.arms]
-    means = {c: sum(float(mean_dice(s[c][None])[0]) for s in scores) for c in run.case_ids("test") if all(c in s for s in scores)}
+    means = {c: sum(mean_dice(s[c][None]) for s in scores) for c in run.case_ids("test") if all(c in s for s in scores)}
     ranked = sorted((c for c in means if math.isfinite(means[c])), key=lambda c: means[c])
     if not ranked:
         return None

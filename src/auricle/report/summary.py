@@ -6,7 +6,7 @@ import numpy as np
 
 from auricle.core.anatomy import KEYS, STRUCTURES
 from auricle.report.reading import RunFolder
-from auricle.report.statistics import Difference, paired_difference
+from auricle.study.statistics import Difference, paired_difference
 
 ARM_FIELDS = ("dice", "hd95_mm", "nsd", "missed", "cases")
 AUTOENCODER_FIELDS = ("label_dice", "image_rmse_hu", "impossible_boundary_share", "speck_share")

@@ -9,8 +9,8 @@ import numpy as np
 from auricle.core.anatomy import KEYS, STRUCTURES
 from auricle.report import words
 from auricle.report.reading import RunFolder
-from auricle.report.statistics import Difference
 from auricle.report.summary import stage_seconds, volume_ratio
+from auricle.study.statistics import Difference
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,35 @@
 from collections.abc import Mapping
 from typing import Any
 
-from auricle.report.statistics import Difference
 from auricle.report.summary import BASELINE
+from auricle.study.results import Contender, Setting
+from auricle.study.statistics import Difference
 
 NONE = "n/a"
-NAMES = {"baseline": "Baseline", "medical-diffusion": "Medical diffusion", "ours": "Ours"}
+NAMES = {
+    "baseline": "Baseline", "medical-diffusion": "Medical diffusion", "ours": "Ours", "ours-plus": "Ours-plus",
+    "real-upper-bound": "Real upper bound",
+}  # fmt: skip
 
 
 def arm_name(arm: str) -> str:
     """An arm's name as shown."""
     return NAMES.get(arm, arm)
+
+
+def contender(of: Contender) -> str:
+    """A study's arm with the ratio where it mixes other pairs in."""
+    return arm_name(of.arm) + (f" (1:{of.ratio:g})" if of.ratio else "")
+
+
+def budget(word: str) -> str:
+    """A study's budget as shown."""
+    return f"{word} steps" if word.isdigit() else "early stopping"
+
+
+def setting(of: Setting) -> str:
+    """What the arms of a study's table were given."""
+    return f"{plural(of.labelled, 'labeled case')}, {budget(of.budget)}"
 
 
 def number(value: float | None, digits: int = 3) -> str:

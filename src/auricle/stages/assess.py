@@ -17,6 +17,7 @@ from auricle.core.runs import finished
 from auricle.core.seeds import numpy_generator, torch_generator
 from auricle.data.augment import AugmentConfig
 from auricle.data.conditions import measured
+from auricle.data.intensity import IntensityConfig
 from auricle.data.preprocess import to_hu
 from auricle.metrics import anatomy, distribution, fidelity, memorization, obedience, texture
 from auricle.metrics.texture import Texture
@@ -28,7 +29,8 @@ Flat = dict[str, Any]
 PLANTED = 60
 """Copies planted to test the audit."""
 PLANT = AugmentConfig(
-    location_crop_probability=1.0, shift_mm=8.0, rotation_degrees=4.0, scale=0.06, boost_probability=0.5, noise_hu=20.0, blur_probability=0.5
+    location_crop_probability=1.0, shift_mm=8.0, rotation_degrees=4.0, scale=0.06, boost_probability=0.5,
+    intensity=IntensityConfig(noise_hu=20.0, blur_probability=0.5),
 )
 """How a planted copy is disguised: as views are in training, and with noise, contrast and sharpness changed on top."""
 

@@ -42,18 +42,18 @@ def run(config: EvaluateStage, out: Path) -> Path:
     if this.done:
         progress.report(f"{out}: segmenter is evaluated")
         return out
-    network, grid = finetune.load(config.model)
+    model = finetune.load(config.model)
     pairs = cohort_pairs(config.cohort, "test")
-    if pairs.grid != grid:
-        raise InputError(f"{config.model} works on {grid}, {config.cohort} is on {pairs.grid}")
+    if pairs.grid != model.grid:
+        raise InputError(f"{config.model} works on {model.grid}, {config.cohort} is on {pairs.grid}")
     this.begin()
     rows: list[dict[str, Any]] = []
     for i in progress.track(range(len(pairs)), f"evaluate {out.name}", len(pairs)):
         image, label = pairs.plain(i)
-        prediction = finetune.predict(network, image).numpy()
+        prediction = finetune.predict(model.network, image, model.window).numpy()
         item = pairs.items[i]
         write_nifti(out / "predictions" / f"{item.id}.nii.gz", prediction, item.affine, dtype=np.uint8)
-        rows += score(item.id, prediction, label[0].numpy(), grid.spacing, config.tolerance_mm)
+        rows += score(item.id, prediction, label[0].numpy(), pairs.grid.spacing, config.tolerance_mm)
     write_rows(out / "cases.csv", rows)
     write_json(out / "summary.json", summarize(rows))
     this.finish(cases=len(pairs))

@@ -1,9 +1,12 @@
 """Stage 6: fine-tune the segmenter on labeled cases, with or without generated pairs and a pre-trained encoder."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
+from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
 from auricle.core import progress
@@ -14,7 +17,7 @@ from auricle.core.files import read_json
 from auricle.core.runs import Run, finished
 from auricle.data import augment
 from auricle.data.augment import AugmentConfig
-from auricle.losses.segmentation import dice_cross_entropy
+from auricle.losses.segmentation import deep_supervision
 from auricle.metrics import overlap
 from auricle.models.segmenter import Segmenter, SegmenterConfig
 from auricle.stages.pairs import Grid, Pairs, Triple, cohort_pairs, generated_pairs
@@ -30,9 +33,15 @@ class FinetuneStage:
     cohort: Path
     """Folder of a prepared cohort: its training split is the ground truth."""
     generated: Path | None = None
-    """Folder of generated pairs to mix in."""
+    """Folder of generated pairs to mix in, or of a prepared cohort whose training split is."""
     ratio: float = 3.0
     """Generated pairs for each labeled case, where `generated` is given."""
+    real_weight: int = 1
+    """How often a labeled case is visited for each visit of a generated pair."""
+    real_from: float = 1.0
+    """Share of the steps after which labeled cases alone are visited; 1 mixes to the end."""
+    hold_out: Literal["share", "validation"] = "share"
+    """Where early stopping looks: a tenth of the training split, as in the paper, or the cohort's validation split."""
     pretrained: Path | None = None
     """Folder of a pre-trained U-Net, whose encoder is taken over; the decoder starts anew."""
     network: SegmenterConfig = field(default_factory=SegmenterConfig)
@@ -53,6 +62,10 @@ class FinetuneStage:
     def __post_init__(self) -> None:
         if self.ratio < 0:
             raise ValueError(f"--ratio must not be negative, is {self.ratio}")
+        if self.real_weight < 1:
+            raise ValueError(f"--real-weight must be at least 1, is {self.real_weight}")
+        if not 0.0 <= self.real_from <= 1.0:
+            raise ValueError(f"--real-from must lie in 0..1, is {self.real_from}")
         check_patch(self.patch, self.network)
 
 
@@ -60,18 +73,19 @@ def run(config: FinetuneStage, out: Path) -> Path:
     """Fine-tune into `out`. Returns `out`."""
     inputs = {"cohort": finished(config.cohort, "cohort")}
     if config.generated is not None:
-        inputs["generated"] = finished(config.generated, "generate")
+        inputs["generated"] = finished(config.generated, "cohort" if _is_cohort(config.generated) else "generate")
     if config.pretrained is not None:
         inputs["pretrained"] = finished(config.pretrained, "pretrain")
     this = Run(out, "finetune", config, inputs)
     if this.done:
         progress.report(f"{out}: segmenter is fine-tuned")
         return out
-    # Early stopping looks at labeled cases alone: generated ones would flatter an arm that trained on their like.
-    train, held_out = hold_out(cohort_pairs(config.cohort, "train"), config.seed)
+    labeled, held_out = labeled_pairs(config)
+    train = labeled.take([i for _ in range(config.real_weight) for i in range(len(labeled))])
     real = len(train)
     if config.generated is not None:
-        train = mix(train, generated_pairs(config.generated), round(config.ratio * (real + len(held_out))))
+        made = cohort_pairs(config.generated, "train") if _is_cohort(config.generated) else generated_pairs(config.generated)
+        train = mix(train, made, round(config.ratio * (len(labeled) + len(held_out))))
     torch.manual_seed(config.seed)
     network = Segmenter(config.network, outputs=LABEL_COUNT)
     if config.pretrained is not None:
@@ -82,14 +96,26 @@ def run(config: FinetuneStage, out: Path) -> Path:
     def loss(net: nn.Module, indices: list[int], generator: torch.Generator) -> dict[str, Tensor]:
         device = next(net.parameters()).device
         image, label = (t.to(device) for t in train.batch(indices, config.augment, generator, config.patch, config.focus))
-        return {"loss": dice_cross_entropy(net(image), label)}
+        return {"loss": deep_supervision(net(image, coarse=True), label)}
 
-    plan = Plan(len(train), loss, lambda net: validate(net, held_out), "dice", "max")
+    plan = Plan(len(train), loss, lambda net: validate(net, held_out, config.patch), "dice", "max", real, config.real_from)
     facts = fit(this, network, plan, config.fit, config.hardware, config.seed, f"finetune {out.name}")
-    facts |= {"labeled": real, "generated": len(train) - real}
-    save_model(this, network, {"network": config.network, "grid": train.grid, "training": facts})
+    facts |= {"labeled": len(labeled), "generated": len(train) - real}
+    described = {"network": config.network, "grid": train.grid, "patch": config.patch, "mirrored": config.augment.flip_probability > 0}
+    save_model(this, network, {**described, "training": facts})
     this.finish(**facts)
     return out
+
+
+def labeled_pairs(config: FinetuneStage) -> tuple[Pairs, Pairs]:
+    """Labeled cases to train on, and those where early stopping looks: never generated ones, which would flatter an arm that trained on such."""
+    if config.hold_out == "share":
+        return hold_out(cohort_pairs(config.cohort, "train"), config.seed)
+    return cohort_pairs(config.cohort, "train"), cohort_pairs(config.cohort, "validation")
+
+
+def _is_cohort(folder: Path) -> bool:
+    return (folder / "cases.json").exists()
 
 
 def mix(real: Pairs, generated: Pairs, count: int) -> Pairs:
@@ -109,27 +135,74 @@ def transfer_encoder(network: Segmenter, folder: Path) -> None:
     load_state(network.encoder, {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, folder)
 
 
-def validate(network: nn.Module, pairs: Pairs) -> dict[str, float]:
+def validate(network: nn.Module, pairs: Pairs, patch: Triple | None) -> dict[str, float]:
     """Mean Dice over the structures and the LAA's, on whole model grids."""
-    rows = [overlap.dice(predict(network, pairs.plain(i)[0]).numpy(), pairs.plain(i)[1][0].numpy()) for i in range(len(pairs))]
+    rows = []
+    for i in range(len(pairs)):
+        image, label = pairs.plain(i)
+        rows.append(overlap.dice(predict(network, image, patch).numpy(), label[0].numpy()))
     mean = overlap.average(rows)
     return {"dice": mean["mean"] or 0.0, "dice_LAA": mean["LAA"] or 0.0}
 
 
-@torch.no_grad()
-def predict(network: nn.Module, image: Tensor) -> Tensor:
+def predict(network: nn.Module, image: Tensor, window: Triple | None, mirror: bool = False) -> Tensor:
     """Label map (X, Y, Z) of one image (1, 1, X, Y, Z) in network units, on the model grid."""
+    return probabilities(network, image, window, mirror)[0].argmax(0).to(torch.uint8)
+
+
+@torch.no_grad()
+def probabilities(
+    network: nn.Module, image: Tensor, window: Triple | None, mirror: bool = False, seen: Callable[[], None] = lambda: None
+) -> Tensor:  # fmt: skip
+    """Probabilities (1, 9, X, Y, Z) on the CPU of one image (1, 1, X, Y, Z) in network units.
+
+    A `window` smaller than the image slides over it: views that overlap by half, blended by a Gaussian. `mirror` averages over the mirror images
+    along x and y, which a network must have been trained on. `seen` is called after every view.
+    """
     device = next(network.parameters()).device
-    logits: Tensor = network(image.to(device, memory_format=torch.channels_last_3d))
-    return logits[0].argmax(0).to(torch.uint8).cpu()
+
+    def view(x: Tensor) -> Tensor:
+        x = x.to(device)
+        total: Tensor | float = 0.0
+        for axes in ((), (2,), (3,), (2, 3)) if mirror else ((),):
+            logits: Tensor = network(x.flip(axes).contiguous(memory_format=torch.channels_last_3d))
+            total = total + logits.softmax(1).flip(axes)
+        assert isinstance(total, Tensor)
+        seen()
+        return (total / (4 if mirror else 1)).float().cpu().contiguous()
+
+    if window is None or tuple(window) == tuple(image.shape[2:]):
+        return view(image)
+    blended = sliding_window_inference(image, window, 1, view, overlap=0.5, mode="gaussian", padding_mode="replicate")
+    assert isinstance(blended, Tensor)
+    return blended
 
 
-def load(folder: Path) -> tuple[Segmenter, Grid]:
-    """The fine-tuned segmenter of a finished run, and its model grid."""
+@dataclass(frozen=True)
+class Trained:
+    """A fine-tuned segmenter as it is used."""
+
+    network: Segmenter
+    grid: Grid
+    """The model grid."""
+    window: Triple
+    """Voxels that the network sees at a time, as in training."""
+    mirrored: bool
+    """Whether it was trained on mirror images too."""
+
+
+def load(folder: Path) -> Trained:
+    """The fine-tuned segmenter of a finished run."""
     facts, state, _ = read_model(folder, "finetune")
     network = Segmenter(from_json(SegmenterConfig, facts["network"]), outputs=LABEL_COUNT)
     load_state(network, state, folder)
-    return for_inference(network), from_json(Grid, facts["grid"])
+    grid = from_json(Grid, facts["grid"])
+    return Trained(for_inference(network), grid, _triple(facts.get("patch") or grid.size), bool(facts.get("mirrored")))
+
+
+def _triple(values: Sequence[int]) -> Triple:
+    x, y, z = (int(v) for v in values)
+    return x, y, z
 
 
 def identity(folder: Path) -> str:

@@ -211,7 +211,7 @@ def _pretrain(config: PretrainStage, known: Known) -> Need:
 
 
 def _finetune(config: FinetuneStage, known: Known) -> Need:
-    train, held = hold_out(known.split["train"], config.seed)
+    train, held = hold_out(known.split["train"], config.seed) if config.hold_out == "share" else (known.split["train"], known.split["validation"])
     if config.generated is not None:
         train = train + known.generated(round(config.ratio * (len(train) + len(held))))
     return _segmenter(config, known, LABEL_COUNT, train, held)

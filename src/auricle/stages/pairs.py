@@ -50,21 +50,23 @@ class Pairs:
 
     def __init__(self, items: Sequence[Item], grid: Grid) -> None:
         self.items, self.grid = list(items), grid
-        self._cache: dict[int, tuple[Tensor, Tensor]] = {}
+        # By file, not by place: a case that is visited more often than others stands in the list more than once.
+        self._cache: dict[Path, tuple[Tensor, Tensor]] = {}
         self._room = MEMORY_BYTES
-        self._anchors: dict[int, list[Tensor]] = {}
+        self._anchors: dict[Path, list[Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if index in self._cache:
-            return self._cache[index]
-        image, label = (_read(path) for path in (self.items[index].image, self.items[index].label))
+        item = self.items[index]
+        if item.image in self._cache:
+            return self._cache[item.image]
+        image, label = _read(item.image), _read(item.label)
         pair = torch.from_numpy(image.astype(np.int16, copy=False)), torch.from_numpy(label.astype(np.uint8, copy=False))
         self._room -= image.nbytes + label.nbytes
         if self._room > 0:
-            self._cache[index] = pair
+            self._cache[item.image] = pair
         return pair
 
     def __add__(self, other: "Pairs") -> "Pairs":
@@ -73,9 +75,10 @@ class Pairs:
         return Pairs(self.items + other.items, self.grid)
 
     def _anchors_of(self, index: int, label: Tensor) -> list[Tensor]:
-        if index not in self._anchors:
-            self._anchors[index] = augment.anchors(label)
-        return self._anchors[index]
+        path = self.items[index].image
+        if path not in self._anchors:
+            self._anchors[path] = augment.anchors(label)
+        return self._anchors[path]
 
     def take(self, indices: Sequence[int]) -> "Pairs":
         """The pairs at `indices`."""

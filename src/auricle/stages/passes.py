@@ -9,9 +9,10 @@ from torch.nn import functional as F
 
 from auricle.core.anatomy import LABEL_COUNT
 from auricle.data import augment, conditions
+from auricle.data.intensity import IntensityDraw
 from auricle.data.labelcode import decode_label, pack
 from auricle.losses.autoencoding import AutoencoderLossConfig, autoencoder_loss
-from auricle.losses.segmentation import dice_cross_entropy
+from auricle.losses.segmentation import deep_supervision
 from auricle.models.autoencoder import Autoencoder, AutoencoderConfig, kl_divergence
 from auricle.models.denoiser import Denoiser, DenoiserConfig
 from auricle.models.masking import apply_mask
@@ -34,7 +35,7 @@ def _pair(batch: int, size: Sequence[int]) -> tuple[Tensor, Tensor]:
 @functools.lru_cache(maxsize=64)
 def augmenting(wide: Triple, size: Triple, spacing: tuple[float, float, float]) -> Cost:
     """A view of `size` voxels from a pair of `wide` voxels."""
-    still = augment.Draw(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)), (0.0, 0.0, 0.0), 50.0, 1.1, 1.0, 0.0, 0, False, None)
+    still = augment.Draw(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)), (0.0, 0.0, 0.0), 50.0, IntensityDraw(gain=1.1, offset_hu=1.0), None)
 
     def forward(network: nn.Module) -> Tensor:
         image, label = torch.empty(wide, dtype=torch.int16), torch.empty(wide, dtype=torch.uint8)
@@ -133,7 +134,7 @@ def segmenting(shape: SegmenterConfig, outputs: int, batch: int, size: Triple, t
             logits: Tensor = network(image)
             return logits.argmax(1).to(torch.uint8)
         if outputs == LABEL_COUNT:
-            return dice_cross_entropy(network(image), label)
+            return deep_supervision(network(image, coarse=True), label)
         return F.mse_loss(network(apply_mask(image, torch.empty(image.shape, dtype=torch.bool))), image)
 
     return measure(lambda: Segmenter(shape, outputs), forward, train=train)

@@ -12,10 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.inferers.utils import sliding_window_inference
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor
 
 from auricle.core import progress
 from auricle.core.anatomy import ID, LABEL_COUNT, STRUCTURES
@@ -26,8 +24,8 @@ from auricle.data.nifti import write_nifti
 from auricle.data.outputs import check_output, volumes, write_color_table, write_preview, write_volumes_csv
 from auricle.data.preprocess import AIR_HU, ModelGrid, heart_center, labels_to_source, to_grid, to_network
 from auricle.data.reading import read_scan
-from auricle.models.segmenter import Segmenter
 from auricle.stages import finetune
+from auricle.stages.finetune import Trained
 
 HEART = ("MYO", "LA", "LV", "RA", "RV")
 LEAST_HEART_ML = 60.0
@@ -35,6 +33,8 @@ LEAST_HEART_ML = 60.0
 LEAST_PARTS, PART_ML = 4, 5.0
 """A heart shows at least four of its five parts with 5 mL each: below the diaphragm, muscle and ventricles are seen where there are none, but
 hardly ever an atrium (`python -m benchmarks.no_heart`)."""
+DEFAULT_MODEL = Path(__file__).parents[1] / "weights" / "any-scan"
+"""The segmenter that ships with the package (`python -m benchmarks.default_segmenter`)."""
 LEAST_CONFIDENCE = 0.6
 """Mean probability of the labels given to a heart; below it nothing is claimed."""
 
@@ -46,7 +46,9 @@ class SegmentStage:
     scan: Path
     """NIfTI file, folder of a DICOM series, or one file of it."""
     model: Path
-    """Folder of a fine-tuned segmenter."""
+    """Folder of a fine-tuned segmenter, as `resolve_model` finds it."""
+    mirror: bool = False
+    """Average over mirror images too: four times the time, for a model that was trained on them."""
     series: str | None = None
     """Series instance UID or number, where a folder holds several."""
     assume_orientation: str | None = None
@@ -77,7 +79,9 @@ def run(config: SegmentStage, out: Path) -> Segmentation:
     Raises `InputError` for a scan or a model that cannot be used, before anything is written.
     """
     check_output(out, overwrite=config.overwrite)
-    network, grid = finetune.load(config.model)
+    model = finetune.load(config.model)
+    if config.mirror and not model.mirrored:
+        raise InputError(f"--mirror: {config.model} was not trained on mirror images, so it cannot know them")
     case, notices = read_scan(
         config.scan, series=config.series, assume_orientation=config.assume_orientation,
         volume_index=config.volume_index, not_hu=config.not_hu,
@@ -85,21 +89,22 @@ def run(config: SegmentStage, out: Path) -> Segmentation:
     check_output(out, size=int(case.image.size * 2), overwrite=config.overwrite)
     for text in notices:
         progress.notice(text)
-    result = segment(network, ModelGrid(grid.size, grid.spacing), case, tuple(notices))
+    result = segment(model, case, tuple(notices), mirror=config.mirror)
     if not result.heart_found:
         progress.notice(f"{config.scan}: no heart was found; the label map is empty")
     _write(result, config, out)
     return result
 
 
-def segment(network: Segmenter, grid: ModelGrid, case: Case, notices: tuple[str, ...] = ()) -> Segmentation:
+def segment(model: Trained, case: Case, notices: tuple[str, ...] = (), *, mirror: bool = False) -> Segmentation:
     """Segment a case in memory; the label map of the result lies on the case's own grid."""
+    grid = ModelGrid(model.grid.size, model.grid.spacing)
     volume, affine = _model_volume(case, grid)
-    probabilities = _slide(network, volume, grid)
+    probabilities = _slide(model, volume, mirror)
     label = clean(probabilities.argmax(0).astype(np.uint8), grid)
     center = heart_center(label, affine)
     if center is not None:
-        _look_again(network, grid, case, center, probabilities, affine)
+        _look_again(model, case, center, probabilities, affine, mirror)
         label = clean(probabilities.argmax(0).astype(np.uint8), grid)
     found, confidence = _judge(label, probabilities, grid)
     if found:
@@ -136,12 +141,17 @@ def clean(label: NDArray[np.uint8], grid: ModelGrid) -> NDArray[np.uint8]:
     return result
 
 
-def resolve_model(folder: Path) -> Path:
-    """The segmenter in `folder`: a fine-tuned model itself, or the arm `ours` of a whole run. Raises `InputError` where there is none."""
+def resolve_model(folder: Path | None) -> Path:
+    """The segmenter in `folder`: a fine-tuned model itself, or the arm `ours` of a whole run; without a folder the one that ships.
+
+    Raises `InputError` where there is none.
+    """
+    if folder is None:
+        return DEFAULT_MODEL
     for candidate in (folder, folder / "finetune" / "ours", folder / "finetune" / "baseline"):
         if (candidate / "model.json").exists():
             return candidate
-    raise InputError(f"--model {folder}: no fine-tuned segmenter in it; `make demo` or `auricle run` makes one")
+    raise InputError(f"--model {folder}: no fine-tuned segmenter in it; `auricle run` makes one, and without --model the one that ships is taken")
 
 
 def _model_volume(case: Case, grid: ModelGrid) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -155,49 +165,40 @@ def _model_volume(case: Case, grid: ModelGrid) -> tuple[NDArray[np.float32], NDA
     return to_grid(case.image, case.affine, affine, covering.size, outside=AIR_HU), affine
 
 
-def _slide(network: Segmenter, volume: NDArray[np.float32], grid: ModelGrid) -> NDArray[np.float32]:
-    """Probabilities (9, X, Y, Z) from overlapping windows blended by a Gaussian."""
-    windows = int(np.prod([max(1, -(-2 * (n - w) // w) + 1) for n, w in zip(volume.shape, grid.size, strict=True)]))
+def _slide(model: Trained, volume: NDArray[np.float32], mirror: bool) -> NDArray[np.float32]:
+    """Probabilities (9, X, Y, Z) of the whole volume."""
+    views = int(np.prod([max(1, -(-2 * (n - w) // w) + 1) for n, w in zip(volume.shape, model.window, strict=True)]))
     done = [0]
-    with progress.bar("segment", windows + 1) as update:
+    with progress.bar("segment", views + 1) as update:
 
-        def predict(x: Tensor) -> Tensor:
-            done[0] += len(x)
-            update(min(done[0], windows), {})
-            return _probabilities(network, x)
+        def seen() -> None:
+            done[0] += 1
+            update(min(done[0], views), {})
 
-        blended: Any = sliding_window_inference(
-            torch.from_numpy(to_network(volume))[None, None], grid.size, 1, predict, overlap=0.5, mode="gaussian", padding_mode="replicate"
-        )
-        update(windows + 1, {})
-    result: NDArray[np.float32] = blended[0].numpy()
+        image = torch.from_numpy(to_network(volume))[None, None]
+        result: NDArray[np.float32] = finetune.probabilities(model.network, image, model.window, mirror, seen)[0].numpy()
+        update(views + 1, {})
     return result
 
 
 def _look_again(
-    network: Segmenter, grid: ModelGrid, case: Case, center: NDArray[np.float64], probabilities: NDArray[np.float32], affine: NDArray[np.float64]
+    model: Trained, case: Case, center: NDArray[np.float64], probabilities: NDArray[np.float32], affine: NDArray[np.float64], mirror: bool
 ) -> None:
-    """Replace the probabilities inside the window centered on the heart, in place; its outer eighth fades into the first pass."""
-    offset = np.rint((np.linalg.inv(affine) @ np.append(center, 1.0))[:3] - (np.array(grid.size) - 1) / 2).astype(int)
+    """Replace the probabilities on the model grid centered on the heart, in place; its outer eighth fades into the first pass."""
+    size = model.grid.size
+    offset = np.rint((np.linalg.inv(affine) @ np.append(center, 1.0))[:3] - (np.array(size) - 1) / 2).astype(int)
     window_affine = affine.copy()
     window_affine[:3, 3] = (affine @ np.append(offset, 1.0))[:3]
-    image = to_grid(case.image, case.affine, window_affine, grid.size, outside=AIR_HU)
-    second = _probabilities(network, torch.from_numpy(to_network(image))[None, None])[0].numpy()
-    ramps = [np.clip((np.minimum(np.arange(n), np.arange(n)[::-1]) + 1) / (n / 8), 0, 1).astype(np.float32) for n in grid.size]
+    image = to_grid(case.image, case.affine, window_affine, size, outside=AIR_HU)
+    second = finetune.probabilities(model.network, torch.from_numpy(to_network(image))[None, None], model.window, mirror)[0].numpy()
+    ramps = [np.clip((np.minimum(np.arange(n), np.arange(n)[::-1]) + 1) / (n / 8), 0, 1).astype(np.float32) for n in size]
     weight = ramps[0][:, None, None] * ramps[1][None, :, None] * ramps[2][None, None, :]
     here, there = [], []
-    for o, n, total in zip(offset, grid.size, probabilities.shape[1:], strict=True):
+    for o, n, total in zip(offset, size, probabilities.shape[1:], strict=True):
         here.append(slice(max(o, 0), min(o + n, total)))
         there.append(slice(max(-o, 0), max(-o, 0) + here[-1].stop - here[-1].start))
     first, w = probabilities[(slice(None), *here)], weight[tuple(there)]
     first += w * (second[(slice(None), *there)] - first)
-
-
-@torch.no_grad()
-def _probabilities(network: Segmenter, x: Tensor) -> Tensor:
-    device = next(network.parameters()).device
-    logits: Tensor = network(x.to(device, memory_format=torch.channels_last_3d))
-    return logits.softmax(1).float().cpu().contiguous()
 
 
 def _judge(label: NDArray[np.uint8], probabilities: NDArray[np.float32], grid: ModelGrid) -> tuple[bool, float]:

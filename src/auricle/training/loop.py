@@ -89,10 +89,20 @@ class Plan:
     """What `fit` is to optimize: how many items, which loss, and how weights are judged."""
 
     items: int
+    """Training items; an epoch visits each once."""
     loss: Loss
     validate: Validate
     monitor: str
     mode: Literal["min", "max"]
+    first_items: int | None = None
+    """Items, from the first, that the last part of training is restricted to."""
+    first_from: float = 1.0
+    """Share of the steps after which that part begins."""
+
+    def indices(self, batch_size: int, seed: int, step: int, total: int) -> list[int]:
+        """The items of the batch of `step` out of `total`."""
+        late = self.first_items is not None and step >= self.first_from * total
+        return batch_indices(self.first_items if late and self.first_items else self.items, batch_size, seed, step)
 
 
 def fit(run: Run, network: nn.Module, plan: Plan, config: FitConfig, hardware: Hardware, seed: int, name: str) -> dict[str, Any]:
@@ -114,7 +124,7 @@ def fit(run: Run, network: nn.Module, plan: Plan, config: FitConfig, hardware: H
             module.train()
             _set_rate(optimizers, config, step, total)
             torch.manual_seed(derive(seed, "torch", step))
-            indices = batch_indices(plan.items, config.batch_size, seed, step)
+            indices = plan.indices(config.batch_size, seed, step, total)
             terms = plan.loss(module, indices, torch_generator(seed, "step", step))
             fabric.backward(terms["loss"])
             fabric.clip_gradients(module, optimizers[0], max_norm=config.clip_norm, error_if_nonfinite=False)

@@ -1,0 +1,199 @@
+"""What a study runs: from a recipe and the arms to compare, the stages of every fold in an order in which each finds its inputs.
+
+    STUDY/cohort                                  prepared once
+    STUDY/folds/n08-s2/cohort                     8 labeled training cases drawn by seed 2, and the test cases
+    STUDY/folds/n08-s2/autoencoder, .., pretrain  one generator and one pre-training, which serve all arms of the fold
+    STUDY/folds/n08-s2/arms/ours-r3-1500          a fine-tuned segmenter: arm, ratio and budget
+    STUDY/folds/n08-s2/scores/ours-r3-1500        its scores on the test cases
+"""
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from auricle.core.config import digest, to_json
+from auricle.stages import autoencoder, cohort, diffusion, evaluate, finetune, fold, generate, pretrain, refiner
+from auricle.stages.autoencoder import AutoencoderStage
+from auricle.stages.cohort import CohortConfig
+from auricle.stages.diffusion import DiffusionStage
+from auricle.stages.evaluate import EvaluateStage
+from auricle.stages.finetune import FinetuneStage
+from auricle.stages.fold import FoldStage
+from auricle.stages.generate import GenerateStage
+from auricle.stages.pretrain import PretrainStage
+from auricle.stages.refiner import RefinerStage
+from auricle.study.arms import Shared, find_arm
+from auricle.training.loop import Hardware
+
+EARLY = "early"
+"""The paper's budget: a constant rate, at most 300 epochs, and an end after ten epochs without improvement."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The configuration of every stage; folders are filled in by what runs it."""
+
+    cohort: CohortConfig
+    autoencoder: AutoencoderStage
+    refiner: RefinerStage | None
+    """None restores the noise of soft tissue alone."""
+    diffusion: DiffusionStage
+    generate: GenerateStage
+    pretrain: PretrainStage
+    finetune: FinetuneStage
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a run."""
+
+    name: str
+    run: Callable[[Any, Path], Path]
+    config: Any
+    out: Path
+
+    def needs(self) -> set[Path]:
+        """Folders that the configuration names."""
+        return {v for f in fields(self.config) if isinstance(v := getattr(self.config, f.name), Path)}
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Which arms are compared, on how many labeled cases, how often."""
+
+    arms: tuple[str, ...] = ("baseline", "medical-diffusion", "ours", "real-upper-bound")
+    """Names of `auricle.study.arms`, or MODULE:FUNCTION for one of your own."""
+    labelled: tuple[int, ...] = (8,)
+    """Labeled training cases of a fold; one of them (a tenth, at least one) is held out for early stopping."""
+    ratio: tuple[float, ...] = (3.0,)
+    """Generated pairs for each labeled case, in the arms that mix them in."""
+    budget: tuple[str, ...] = ()
+    """Length of fine-tuning: optimizer steps, or early for the paper's early stopping; the recipe's steps where none is given."""
+    seeds: int = 5
+    """Folds of each size: another draw of labeled cases, another generator, another initialization."""
+    seed: int = 0
+    """Seed of the cohort and its test split."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ValueError(f"--seeds must be at least 1, not {self.seeds}")
+        if not self.arms or not self.labelled or not self.ratio:
+            raise ValueError("--arms, --labelled and --ratio need at least one value each")
+        if min(self.labelled) < 2:
+            raise ValueError("--labelled must be at least 2: one case trains, one is held out for early stopping")
+        if min(self.ratio) < 0:
+            raise ValueError("--ratio must not be negative")
+        for word in self.budget:
+            if word != EARLY and not (word.isdigit() and int(word) > 0):
+                raise ValueError(f"--budget {word!r} is neither a number of steps nor {EARLY}")
+        for name in self.arms:
+            find_arm(name)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One trained segmenter of the study: where its scores stand in the results."""
+
+    arm: str
+    labelled: int
+    ratio: float
+    """0 where no generated pair is mixed in."""
+    budget: str
+    seed: int
+    scores: Path
+    """Folder of its evaluation."""
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """Everything that is to be run, in order, and the cells of the results."""
+
+    steps: list[Step]
+    cells: list[Cell]
+
+
+def plan_study(recipe: Recipe, config: StudyConfig, root: Path, hardware: Hardware) -> StudyPlan:
+    """Stages and cells of the study under `root`; what no arm asks for is left out, and what two arms ask for runs once."""
+    whole = Step("cohort", cohort.run, recipe.cohort, root / "cohort")
+    steps, cells = [whole], []
+    for labelled in config.labelled:
+        for seed in range(config.seeds):
+            fold_steps, fold_cells = _plan_fold(recipe, config, whole.out, root / "folds" / f"n{labelled:02d}-s{seed}", labelled, seed, hardware)
+            steps += fold_steps
+            cells += fold_cells
+    return StudyPlan(steps, cells)
+
+
+def _plan_fold(
+    recipe: Recipe, config: StudyConfig, whole: Path, folder: Path, labelled: int, seed: int, hardware: Hardware
+) -> tuple[list[Step], list[Cell]]:  # fmt: skip
+    common: dict[str, Any] = {"seed": 1000 * config.seed + seed, "hardware": hardware}
+    resources = _resources(recipe, folder, whole, labelled, round(max(config.ratio) * labelled), common)
+    stage = replace(recipe.finetune, cohort=folder / "cohort", hold_out="validation", **common)
+    shared = Shared(stage, generated=folder / "generate", pretrained=folder / "pretrain", extra=folder / "extra")
+    trained: dict[str, Path] = {}
+    arms: list[Step] = []
+    cells: dict[Cell, None] = {}
+    for name, ratio, budget in itertools.product(config.arms, config.ratio, config.budget or (_default_budget(recipe),)):
+        asked = find_arm(name)(replace(shared, finetune=replace(_with_budget(stage, budget), ratio=ratio)))
+        mixed = asked.ratio if asked.generated is not None else 0.0
+        asked = replace(asked, ratio=mixed, generated=asked.generated if mixed else None)
+        label = f"{name.replace(':', '.')}{f'-r{mixed:g}' if mixed else ''}-{budget}"
+        key = digest(to_json(asked))
+        if key not in trained:
+            trained[key] = folder / "scores" / label
+            model = folder / "arms" / label
+            arms.append(Step(f"finetune {folder.name} {label}", finetune.run, asked, model))
+            arms.append(Step(f"evaluate {folder.name} {label}", evaluate.run, EvaluateStage(folder / "cohort", model), trained[key]))
+        cells[Cell(name, labelled, mixed, budget, seed, trained[key])] = None
+    needed = _needed(resources, arms)
+    return [s for s in resources if s.out in needed] + arms, list(cells)
+
+
+def _default_budget(recipe: Recipe) -> str:
+    return str(recipe.finetune.fit.steps) if recipe.finetune.fit.steps else EARLY
+
+
+def _with_budget(stage: FinetuneStage, budget: str) -> FinetuneStage:
+    """The stage with that length of training. With steps, every arm takes as many and keeps the best weights of the held-out cases."""
+    if budget == EARLY:
+        fit = replace(stage.fit, steps=None, epochs=300, patience=10, validate_every=None, schedule="constant", optimizer="adamw", learning_rate=1e-3)
+        return replace(stage, fit=fit)
+    steps = int(budget)
+    return replace(stage, fit=replace(stage.fit, steps=steps, epochs=None, patience=None, validate_every=max(1, steps // 10)))
+
+
+def _resources(recipe: Recipe, folder: Path, whole: Path, labelled: int, count: int, common: dict[str, Any]) -> list[Step]:
+    """The stages that arms of a fold can ask for, in order; `count` pairs are generated."""
+    at = {name: folder / name for name in ("cohort", "extra", "autoencoder", "refiner", "diffusion", "generate", "pretrain")}
+    steps = [Step("fold", fold.run, FoldStage(whole, labelled, seed=common["seed"]), at["cohort"])]
+    if count == 0:
+        return steps
+    made = replace(recipe.generate, count=count, seed=common["seed"], autoencoder=at["autoencoder"], diffusion=at["diffusion"],
+                   cohort=at["cohort"], refiner=at["refiner"] if recipe.refiner else None)  # fmt: skip
+    own = {"cohort": at["cohort"], **common}
+    refining = [] if recipe.refiner is None else [
+        Step(f"refiner {folder.name}", refiner.run, replace(recipe.refiner, autoencoder=at["autoencoder"], **own), at["refiner"])]  # fmt: skip
+    return [
+        *steps,
+        Step(f"extra {folder.name}", fold.run, FoldStage(whole, count, first=labelled, hold_out=False, seed=common["seed"]), at["extra"]),
+        Step(f"autoencoder {folder.name}", autoencoder.run, replace(recipe.autoencoder, **own), at["autoencoder"]),
+        *refining,
+        Step(f"diffusion {folder.name}", diffusion.run, replace(recipe.diffusion, autoencoder=at["autoencoder"], **own), at["diffusion"]),
+        Step(f"generate {folder.name}", generate.run, made, at["generate"]),
+        Step(f"pretrain {folder.name}", pretrain.run, replace(recipe.pretrain, generated=at["generate"], cohort=None, **common), at["pretrain"]),
+    ]
+
+
+def _needed(possible: Iterable[Step], wanted: list[Step]) -> set[Path]:
+    """Folders of the `possible` steps that the wanted ones need, directly or not."""
+    makers = {step.out: step for step in possible}
+    found: set[Path] = set()
+    open_ = list(wanted)
+    while open_:
+        for folder in open_.pop().needs() & makers.keys() - found:
+            found.add(folder)
+            open_.append(makers[folder])
+    return found

@@ -1,0 +1,195 @@
+"""A study's results: one tidy table, and what it says about each arm beside the baseline.
+
+    study.csv   recipe, arm, labelled, ratio, budget, seed, case, structure, dice, hd95_mm, nsd, volume_error_ml, missed
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auricle.core.anatomy import KEYS
+from auricle.core.errors import InputError
+from auricle.core.files import write_text
+from auricle.study.plan import Cell
+from auricle.study.statistics import Difference, Table, compare, holm, mean_score
+
+MEASURES = ("dice", "hd95_mm", "nsd", "volume_error_ml")
+COLUMNS = ("recipe", "arm", "labelled", "ratio", "budget", "seed", "case", "structure", *MEASURES, "missed")
+BASELINE, BOUND = "baseline", "real-upper-bound"
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """What a training was given, whatever its arm."""
+
+    labelled: int
+    budget: str
+
+
+@dataclass(frozen=True, order=True)
+class Contender:
+    """An arm with its share of generated pairs."""
+
+    arm: str
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All scores of a contender in a setting; the tables are (seeds, cases, structures), NaN where there is no value.
+
+    The error of the volume is without its sign here.
+    """
+
+    seeds: tuple[int, ...]
+    cases: tuple[str, ...]
+    tables: Mapping[str, Table]
+    missed: NDArray[np.bool_]
+
+    def mean(self, measure: str) -> float:
+        """Mean over structures of the mean over seeds and cases; a miss has no HD95."""
+        return float(mean_score(self.tables[measure])[0])
+
+    def by_structure(self, measure: str) -> dict[str, float | None]:
+        """Mean of each structure over seeds and cases; None where it has no value."""
+        means = {k: self.tables[measure][:, :, i] for i, k in enumerate(KEYS)}
+        return {k: float(v[np.isfinite(v)].mean()) if np.isfinite(v).any() else None for k, v in means.items()}
+
+    def seed_sd(self, measure: str) -> float | None:
+        """SD over seeds of the mean; None for one seed."""
+        return float(np.std([mean_score(t[None])[0] for t in self.tables[measure]], ddof=1)) if len(self.seeds) > 1 else None
+
+
+Results = dict[Setting, dict[Contender, Scores]]
+
+
+def collect(cells: Iterable[Cell], recipe: str, target: Path) -> Path:
+    """Write the tidy table of all cells that are evaluated, in their order; the same bytes whoever ran them. Returns `target`."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for cell in cells:
+        path = cell.scores / "cases.csv"
+        if not path.exists():
+            continue
+        with path.open(encoding="utf-8", newline="") as handle:
+            for row in csv.DictReader(handle):
+                known = [recipe, cell.arm, cell.labelled, f"{cell.ratio:g}", cell.budget, cell.seed]
+                writer.writerow([*known, *(row[k] for k in COLUMNS[len(known):])])
+    write_text(target, text.getvalue())
+    return target
+
+
+def read(path: Path) -> Results:
+    """The scores of a tidy table, by setting and contender; raises `InputError` for anything else."""
+    try:
+        with path.open(encoding="utf-8", newline="") as handle:
+            reader = csv.DictReader(handle)
+            if reader.fieldnames is None or set(COLUMNS) - set(reader.fieldnames):
+                raise InputError(f"{path} is not a study's table: its columns are {', '.join(reader.fieldnames or [])}")
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    groups: dict[tuple[Setting, Contender], list[dict[str, str]]] = {}
+    for row in rows:
+        key = Setting(int(row["labelled"]), row["budget"]), Contender(row["arm"], float(row["ratio"]))
+        groups.setdefault(key, []).append(row)
+    results: Results = {}
+    for (setting, contender), own in groups.items():
+        results.setdefault(setting, {})[contender] = _scores(own)
+    return results
+
+
+def _scores(rows: Sequence[Mapping[str, str]]) -> Scores:
+    seeds = tuple(sorted({int(r["seed"]) for r in rows}))
+    cases = tuple(sorted({r["case"] for r in rows}))
+    place = {s: i for i, s in enumerate(seeds)}, {c: i for i, c in enumerate(cases)}, {k: i for i, k in enumerate(KEYS)}
+    shape = len(seeds), len(cases), len(KEYS)
+    tables, missed = {m: np.full(shape, np.nan) for m in MEASURES}, np.zeros(shape, bool)
+    for r in rows:
+        at = place[0][int(r["seed"])], place[1][r["case"]], place[2][r["structure"]]
+        missed[at] = r["missed"] == "1"
+        for measure in MEASURES:
+            if r[measure] != "":
+                tables[measure][at] = abs(float(r[measure])) if measure == "volume_error_ml" else float(r[measure])
+    return Scores(seeds, cases, tables, missed)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A contender beside the baseline of its setting."""
+
+    overall: Difference | None
+    structures: dict[str, Difference | None]
+    """Their p-values are corrected by Holm's method over the structures."""
+    share_of_headroom: float | None = None
+    """Gain in mean Dice over that of the real upper bound; None where there is no such arm or nothing to gain."""
+
+
+def gains(results: Results, setting: Setting, measure: str = "dice") -> dict[Contender, Gain]:
+    """Every contender beside the baseline on the seeds and cases that both have; empty without a baseline."""
+    arms = results[setting]
+    base = arms.get(Contender(BASELINE, 0.0))
+    if base is None:
+        return {}
+    worst = _worst(arms.values()) if measure == "hd95_mm" else None
+    found = {c: _gain(s, base, measure, worst) for c, s in arms.items() if c.arm != BASELINE}
+    bounds = [g.overall.value for c, g in found.items() if c.arm == BOUND and g.overall is not None]
+    headroom = max(bounds) if bounds and measure == "dice" else 0.0
+    return {
+        c: Gain(g.overall, g.structures, g.overall.value / headroom if headroom > 0 and g.overall is not None else None) for c, g in found.items()
+    }
+
+
+def _worst(arms: Iterable[Scores]) -> float:
+    """The largest distance seen in any arm: what a missed structure counts as, so that missing it never pays."""
+    values = np.concatenate([s.tables["hd95_mm"].ravel() for s in arms])
+    return float(np.nanmax(values)) if np.isfinite(values).any() else 0.0
+
+
+def _gain(scores: Scores, base: Scores, measure: str, worst: float | None) -> Gain:
+    seeds, cases = sorted(set(scores.seeds) & set(base.seeds)), sorted(set(scores.cases) & set(base.cases))
+
+    def part(s: Scores) -> Table:
+        table = s.tables[measure] if worst is None else np.where(s.missed, worst, s.tables[measure])
+        return table[np.ix_([s.seeds.index(v) for v in seeds], [s.cases.index(c) for c in cases], range(len(KEYS)))]
+
+    ours, theirs = part(scores), part(base)
+    single = {k: compare(ours[:, :, i : i + 1], theirs[:, :, i : i + 1]) for i, k in enumerate(KEYS)}
+    corrected = dict(zip(single, holm([None if d is None else d.p for d in single.values()]), strict=True))
+    return Gain(compare(ours, theirs), {k: None if d is None else _with_p(d, corrected[k]) for k, d in single.items()})
+
+
+def _with_p(difference: Difference, p: float | None) -> Difference:
+    d = difference
+    return Difference(d.value, d.low, d.high, d.cases, d.seeds, p, d.superiority)
+
+
+def summary(results: Results) -> list[dict[str, Any]]:
+    """One record a setting and contender, for machines: means, SD over seeds, misses and gains of all measures."""
+    records = []
+    for setting in sorted(results):
+        found = {m: gains(results, setting, m) for m in MEASURES}
+        for contender, scores in results[setting].items():
+            record: dict[str, Any] = {
+                "labelled": setting.labelled, "budget": setting.budget, "arm": contender.arm, "ratio": contender.ratio,
+                "seeds": len(scores.seeds), "cases": len(scores.cases), "missed": int(scores.missed.sum()),
+            }  # fmt: skip
+            for m in MEASURES:
+                record[m] = {"mean": scores.mean(m), "seed_sd": scores.seed_sd(m), **scores.by_structure(m)}
+                if contender in found[m]:
+                    record[f"{m}_gain"] = _described(found[m][contender])
+            records.append(record)
+    return records
+
+
+def _described(gain: Gain) -> dict[str, Any]:
+    parts = {"mean": gain.overall, **gain.structures}
+    text = {k: None if d is None else {f: getattr(d, f) for f in ("value", "low", "high", "p", "superiority")} for k, d in parts.items()}
+    return text if gain.share_of_headroom is None else {**text, "share_of_headroom": gain.share_of_headroom}

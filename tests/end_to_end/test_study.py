@@ -1,0 +1,194 @@
+"""A whole study on tiny patients: folds without leakage, work shared and broken off, one table to the last digit, and its page."""
+
+import csv
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from auricle import recipes
+from auricle.core import runs
+from auricle.core.anatomy import KEYS
+from auricle.core.errors import InputError
+from auricle.core.files import read_json
+from auricle.data.cohort import VirtualData
+from auricle.report.study_page import write_study
+from auricle.stages import fold
+from auricle.stages.finetune import FinetuneStage
+from auricle.stages.fold import FoldStage
+from auricle.study.arms import Shared
+from auricle.study.plan import StudyConfig, StudyPlan, plan_study
+from auricle.study.results import COLUMNS, collect
+from auricle.study.run import run_steps
+from auricle.training.loop import Hardware
+
+CONFIG = StudyConfig(arms=("baseline", "ours", "real-upper-bound"), labelled=(2, 3), ratio=(0.0, 1.0), budget=("4", "early"), seeds=1)
+CPU = Hardware(accelerator="cpu")
+
+
+def plan(tiny: recipes.Recipe, root: Path, config: StudyConfig = CONFIG) -> StudyPlan:
+    cohort = replace(tiny.cohort, data=VirtualData(patients=10, seed=3), shares=(6.0, 1.0, 3.0))
+    finetune = replace(tiny.finetune, fit=replace(tiny.finetune.fit, epochs=2))
+    return plan_study(replace(tiny, cohort=cohort, finetune=finetune), config, root, CPU)
+
+
+@pytest.fixture(scope="module")
+def study(tiny: recipes.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study."""
+    root = tmp_path_factory.mktemp("study")
+    made = plan(tiny, root)
+    run_steps(made.steps)
+    collect(made.cells, "tiny", root / "study.csv")
+    return root
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_the_table_holds_every_arm_seed_case_and_structure_once(study: Path) -> None:
+    found = rows(study / "study.csv")
+    assert tuple(found[0]) == COLUMNS
+    keys = [tuple(r[c] for c in COLUMNS[:8]) for r in found]
+    assert len(keys) == len(set(keys))
+    # Of each fold and budget: the baseline, ours at two ratios and the upper bound at two (without other cases it is a baseline); 3 test cases.
+    assert len(found) == 2 * 2 * (1 + 2 + 2) * 3 * len(KEYS)
+    assert {r["arm"] for r in found} == set(CONFIG.arms)
+
+
+def test_equal_trainings_run_once(tiny: recipes.Recipe, tmp_path: Path) -> None:
+    made = plan(tiny, tmp_path, replace(CONFIG, labelled=(3,), budget=("4",)))
+    assert len({s.out for s in made.steps}) == len(made.steps)
+    trained = [s.out.name for s in made.steps if s.name.startswith("finetune")]
+    # The upper bound without other cases is the baseline.
+    assert trained == ["baseline-4", "ours-4", "ours-r1-4", "real-upper-bound-r1-4"]
+    assert {c.scores.name for c in made.cells if c.arm == "real-upper-bound"} == {"baseline-4", "real-upper-bound-r1-4"}
+
+
+def test_only_what_an_arm_asks_for_is_planned(tiny: recipes.Recipe, tmp_path: Path) -> None:
+    made = plan(tiny, tmp_path, replace(CONFIG, arms=("baseline", "real-upper-bound"), labelled=(3,), budget=("4",)))
+    assert not [s.name for s in made.steps if s.name.split()[0] in ("autoencoder", "diffusion", "generate", "pretrain")]
+
+
+def test_the_generator_of_a_fold_sees_no_case_beyond_it(study: Path) -> None:
+    for folder in (study / "folds").iterdir():
+        own = {c["id"]: c["split"] for c in read_json(folder / "cohort" / "cases.json")["cases"]}
+        whole = {c["id"]: c["split"] for c in read_json(study / "cohort" / "cases.json")["cases"]}
+        labelled = int(folder.name[1:3])
+        assert sorted(own.values()).count("train") + list(own.values()).count("validation") == labelled
+        assert all(whole[name] == "train" for name, split in own.items() if split != "test")
+        assert {n for n, s in own.items() if s == "test"} == {n for n, s in whole.items() if s == "test"}
+        # No file of another case lies in the folder that the generator reads.
+        assert {p.stem for p in (folder / "cohort" / "images").iterdir()} == set(own)
+        other = {c["id"]: c["split"] for c in read_json(folder / "extra" / "cases.json")["cases"] if c["split"] != "test"}
+        assert not set(other) & {n for n, s in own.items() if s != "test"}
+        for stage in ("autoencoder", "diffusion", "generate"):
+            assert read_json(folder / stage / "config.json")["config"]["cohort"] == str(folder / "cohort")
+
+
+def test_folds_of_a_seed_are_nested(study: Path, tmp_path: Path) -> None:
+    def chosen(count: int, seed: int) -> set[str]:
+        out = fold.run(FoldStage(study / "cohort", count, seed=seed), tmp_path / f"{count}-{seed}")
+        return {c["id"] for c in read_json(out / "cases.json")["cases"] if c["split"] != "test"}
+
+    assert chosen(2, 0) < chosen(4, 0) < chosen(6, 0)
+    assert len({frozenset(chosen(3, seed)) for seed in range(4)}) > 1
+    with pytest.raises(InputError, match="lower --labelled or --ratio"):
+        fold.run(FoldStage(study / "cohort", 7), tmp_path / "much")
+
+
+def _work(made: StudyPlan) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    run_steps(made.steps, wait_seconds=0.05)
+
+
+def test_processes_share_the_work_and_a_killed_one_changes_nothing(study: Path, tiny: recipes.Recipe, tmp_path: Path) -> None:
+    """Three processes at once, one of which is killed on the way; a fourth finishes. No stage is done twice, the table is the same."""
+    made = plan(tiny, tmp_path)
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_work, args=(made,)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    # Killed in the middle of its work, wherever that is.
+    deadline = time.monotonic() + 120
+    while not any(s.name.startswith("finetune") and (s.out / "config.json").exists() for s in made.steps):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert workers[0].pid is not None
+    os.kill(workers[0].pid, signal.SIGKILL)
+    for worker in workers:
+        worker.join()
+    assert [w.exitcode for w in workers[1:]] == [0, 0]
+    run_steps(made.steps)
+    collect(made.cells, "tiny", tmp_path / "study.csv")
+    assert (tmp_path / "study.csv").read_bytes() == (study / "study.csv").read_bytes()
+    assert not list(tmp_path.rglob("lock"))
+
+
+def test_a_finished_study_is_not_touched_again(study: Path, tiny: recipes.Recipe) -> None:
+    before = {p: p.stat().st_mtime_ns for p in study.rglob("*") if p.is_file()}
+    run_steps(plan(tiny, study).steps)
+    assert before == {p: p.stat().st_mtime_ns for p in study.rglob("*") if p.is_file()}
+
+
+def test_a_stage_in_other_hands_is_waited_for(study: Path, tiny: recipes.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that another process holds is neither touched nor skipped."""
+    made = plan(tiny, tmp_path, replace(CONFIG, arms=("baseline",), labelled=(2,), budget=("4",)))
+    holder = runs.Run(tmp_path / "cohort", "cohort", made.steps[0].config, {})
+    (tmp_path / "cohort").mkdir(parents=True)
+    holder._lock()
+    # As another process sees it.
+    monkeypatch.setattr(runs, "_held", set())
+    waited = []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        holder.release()
+
+    monkeypatch.setattr("auricle.study.run.time.sleep", sleep)
+    run_steps(made.steps)
+    assert len(waited) == 1
+    assert all((s.out / "done.json").exists() for s in made.steps)
+
+
+def twice_the_labeled(shared: Shared) -> FinetuneStage:
+    """An arm of one's own."""
+    return replace(shared.finetune, generated=shared.generated, real_weight=2, real_from=0.5)
+
+
+def test_an_arm_of_ones_own(tiny: recipes.Recipe, tmp_path: Path) -> None:
+    name = f"{__name__}:twice_the_labeled"
+    import sys
+
+    sys.modules.setdefault(__name__, sys.modules[twice_the_labeled.__module__])
+    config = replace(CONFIG, arms=("baseline", name), labelled=(3,), ratio=(1.0,), budget=("4",))
+    made = plan(tiny, tmp_path, config)
+    own = next(s for s in made.steps if "twice_the_labeled" in s.name)
+    assert (own.config.real_weight, own.config.pretrained) == (2, None)
+    assert "pretrain" not in {s.name.split()[0] for s in made.steps}
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    ({"arms": ("theirs",)}, "choose from baseline"), ({"arms": ("no.such:arm",)}, "no.such"), ({"labelled": (1,)}, "at least 2"),
+    ({"budget": ("soon",)}, "'soon'"), ({"seeds": 0}, "--seeds"), ({"ratio": (-1.0,)}, "--ratio"), ({"ratio": ()}, "at least one value"),
+])  # fmt: skip
+def test_impossible_studies_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StudyConfig(**values)  # type: ignore[arg-type]
+
+
+def test_the_page_of_a_study(study: Path, tmp_path: Path) -> None:
+    page = write_study(study / "study.csv", tmp_path)
+    text = page.read_text(encoding="utf-8")
+    assert "Headroom" in text
+    assert "2 labeled cases, 4 steps" in text
+    assert "3 labeled cases, early stopping" in text
+    for name in ("study.tex", "study.html", "study.json", "study-gains.png", "study-labelled.png"):
+        assert (tmp_path / name).stat().st_size > 500

@@ -1,0 +1,32 @@
+"""Sentences are made from figures, and are as plain for a loss as for a gain."""
+
+import pytest
+
+from auricle.report import words
+from auricle.study.statistics import Difference
+
+
+def test_one_case_allows_no_interval() -> None:
+    assert "allows no confidence interval" in words.compared("ours", Difference(0.1, None, None, 1))
+
+
+@pytest.mark.parametrize(("difference", "said", "unsaid"), [
+    (Difference(-0.021, -0.04, -0.01, 20), "2.1 Dice points below the baseline (95% confidence interval −4.0 to −1.0)", "zero"),
+    (Difference(-0.021, -0.04, 0.01, 20), "do not tell the two apart", "worse"),
+    (Difference(0.021, 0.01, 0.04, 20), "2.1 Dice points above", "worse"),
+    (Difference(-0.0002, -0.0003, -0.0001, 20), "equal to within 0.1 Dice points", "worse"),
+])  # fmt: skip
+def test_sentences_are_as_plain_for_a_loss_as_for_a_gain(difference: Difference, said: str, unsaid: str) -> None:
+    text = words.compared("ours", difference)
+    assert said in text
+    assert unsaid not in text
+
+
+def test_arms_that_look_equal_share_the_headline() -> None:
+    arms = {"baseline": {"dice": {"mean": 0.8001}, "cases": 5}, "ours": {"dice": {"mean": 0.8004}, "cases": 5}}
+    assert words.headline(arms) == "Baseline and Ours share the highest mean Dice, 0.800 on 5 test cases."
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")])
+def test_durations(seconds: float, text: str) -> None:
+    assert words.duration(seconds) == text
