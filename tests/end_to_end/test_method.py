@@ -50,6 +50,20 @@ def test_running_again_changes_nothing(tiny: recipes.Recipe, whole: Path) -> Non
     assert before == {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in whole.rglob("*") if p.is_file()}
 
 
+def test_pretraining_shows_what_it_restores(whole: Path) -> None:
+    facts = read_json(whole / "pretrain" / "reconstruction.json")
+    examples = np.load(whole / "pretrain" / "examples.npy")
+    held = facts["images"]
+    assert held >= 1
+    assert examples.shape == (min(held, 3), 3, 32, 32, 32)
+    assert min(facts["hidden_rmse_hu"], facts["seen_rmse_hu"]) > 0
+    image, seen, _ = examples[0]
+    hidden = seen != image
+    assert 0.02 < hidden.mean() < 0.98
+    # What is hidden is zero, what is not is the image.
+    assert not seen[hidden].any()
+
+
 def test_a_seed_gives_the_same_weights_and_pairs_twice(tiny: recipes.Recipe, whole: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     for step in recipes.steps(tiny, again, None, 3, Hardware(accelerator="cpu"))[:5]:

@@ -163,6 +163,8 @@ def write_whole(partial: Path) -> Path:
     for stage in ("diffusion", "pretrain"):
         write_stage(partial, stage, 5.0)
         log(partial, stage, train_loss=1.0, validation_loss=1.1)
+    write(partial / "pretrain/reconstruction.json", {"images": 4, "hidden_rmse_hu": 123.0, "seen_rmse_hu": 17.0})
+    np.save(partial / "pretrain/examples.npy", np.zeros((2, 3, SIZE, SIZE, SIZE), np.int16))
     for arm, level in ARMS.items():
         write_arm(partial, arm, level)
     write(partial / "run.json", {"recipe": "demo", "seed": 7, "version": "0.1.0", "command": ["auricle", "run", "demo"],

@@ -93,13 +93,14 @@ def test_page_says_the_result_in_words(written: Path) -> None:
 
 def test_sections_come_in_order_with_described_figures(written: Path, fake: ModuleType) -> None:
     page, _ = opened(written)
-    headings = ["How well each arm", "What was learned from", "Are generated hearts", "How training went", "One test case",
+    headings = ["How well each arm", "What was learned from", "Are generated hearts", "How training went", "What pre-training", "One test case",
                 "What the autoencoder", "Where these"]  # fmt: skip
+    assert "123 HU inside the blocks and 17 HU outside" in page.text
     places = [page.text.index(h) for h in headings]
     assert places == sorted(places)
-    assert len(page.alts) == 4
+    assert len(page.alts) == 5
     assert all(len(alt) > 40 for alt in page.alts)
-    assert page.tags.count("figcaption") == page.tags.count("figure") == 4
+    assert page.tags.count("figcaption") == page.tags.count("figure") == 5
     assert page.tags.count("caption") == page.tags.count("table")
     assert page.tags.count("details") == len(fake.ARMS) * 2 + 5
 
@@ -146,7 +147,7 @@ def test_names_that_hold_markup_are_shown_as_text(whole: Path, fake: ModuleType)
     fake.write(config, {"stage": "cohort", "config": {"path": "</pre>" + fake.SCRIPT}, "inputs": {}})
     page, _ = read(whole)
     assert "script" not in page.tags
-    assert len(page.alts) == 4
+    assert len(page.alts) == 5
     assert fake.SCRIPT in page.text
     assert f"Case {name}" in page.text
     assert any(name in alt for alt in page.alts)

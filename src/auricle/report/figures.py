@@ -86,6 +86,22 @@ def pairs(groups: Sequence[tuple[str, Sequence[Pair]]], spacing: Spacing) -> byt
     return png(figure)
 
 
+def reconstructions(examples: NDArray[np.int16], spacing: Spacing) -> bytes:
+    """Images (rows) in their middle axial slice: whole, with hidden blocks, and as the network restores them; `examples` (n, 3, X, Y, Z) in HU."""
+    height = 3.0 * len(examples) + 0.4
+    figure = Figure(figsize=(9.0, height), facecolor="black")
+    axes = figure.subplots(len(examples), 3, squeeze=False, gridspec_kw={
+        "left": 0.005, "right": 0.995, "bottom": 0.0, "top": 1 - 0.4 / height, "wspace": 0.02, "hspace": 0.02,
+    })  # fmt: skip
+    for row, example in zip(axes, examples, strict=True):
+        for axis, image in zip(row, example, strict=True):
+            axis.set_axis_off()
+            show_ct(axis, image, "axial", image.shape[2] // 2, spacing)
+    for axis, title in zip(axes[0], ("Image", "Seen by the network", "Restored"), strict=True):
+        axis.set_title(title, color="white", fontsize=13, pad=6)
+    return png(figure)
+
+
 def segmentation(image: Image, reference: Labels, predictions: Mapping[str, Labels], spacing: Spacing) -> bytes:
     """A test case in three planes (rows): the reference filled, then each prediction's outlines over the faint reference."""
     columns = ["Reference", *predictions]

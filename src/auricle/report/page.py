@@ -73,6 +73,7 @@ def _content(run: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
         "volume_figure": _volume_figure(training, generated) if both else None,
         "volume_rows": tables.volume_rows(training, generated) if both else [],
         "curve_figure": _curve_figure(run),
+        "reconstruction": run.reconstructions(), "reconstruction_figure": _reconstruction_figure(run),
         "segmentation_figure": _segmentation_figure(run),
         "autoencoder": run.assessment, "autoencoder_rows": tables.autoencoder_rows(run.assessment) if run.assessment else [],
         "provenance": tables.provenance_rows(run), "stage_rows": tables.stage_rows(run),
@@ -133,6 +134,14 @@ def _pairs_figure(run: RunFolder) -> Picture | None:
 def _volume_figure(training: dict[str, list[float]], generated: dict[str, list[float]]) -> Picture:
     alt = "Volumes of the eight structures in training cases and in generated pairs; the table below gives means and spread."
     return _themed(lambda theme: figures.volumes(training, generated, ("training", "generated"), theme), alt)
+
+
+def _reconstruction_figure(run: RunFolder) -> Picture | None:
+    found = run.reconstructions()
+    if found is None or run.cohort is None:
+        return None
+    alt = "Axial slices of held-out images: whole, with hidden blocks, and as the pre-trained network restores them."
+    return Picture(_uri(figures.reconstructions(found[1], _spacing(run))), None, alt)
 
 
 def _segmentation_figure(run: RunFolder) -> tuple[Picture, str] | None:

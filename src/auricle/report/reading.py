@@ -91,6 +91,17 @@ class RunFolder:
         label, _, _ = read_label(self.root / "generate" / "labels" / f"{name}.nii.gz")
         return Pair(name, image, label)
 
+    def reconstructions(self) -> tuple[dict[str, Any], NDArray[np.int16]] | None:
+        """How well pre-training restores hidden blocks, and examples (image, 3, X, Y, Z) in HU: whole, as seen, as restored. None without them."""
+        facts, path = self._json("pretrain/reconstruction.json"), self.root / "pretrain" / "examples.npy"
+        if facts is None or not path.exists():
+            return None
+        try:
+            examples: NDArray[np.int16] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read ({error}): remove {path.parent} and run the same command again") from None
+        return facts, examples
+
     def prediction(self, arm: str, name: str) -> Labels | None:
         """An arm's prediction of a test case; None where it was not kept."""
         path = self.root / "evaluate" / arm / "predictions" / f"{name}.nii.gz"

@@ -1,22 +1,29 @@
 """Stage 5: pre-train the segmentation U-Net by masked image modeling."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from auricle.core import progress
 from auricle.core.errors import InputError
+from auricle.core.files import write_array, write_json
 from auricle.core.runs import Run, finished
 from auricle.core.seeds import epoch_order, torch_generator
 from auricle.data.augment import AugmentConfig
+from auricle.data.preprocess import CLIP_HU, to_hu
 from auricle.models.masking import MaskConfig, apply_mask, draw_mask
 from auricle.models.segmenter import Segmenter, SegmenterConfig
 from auricle.stages.pairs import Pairs, Triple, cohort_pairs, generated_pairs
 from auricle.stages.weights import save_model
 from auricle.training.loop import FitConfig, Hardware, Plan, fit
+
+EXAMPLES = 3
+"""Held-out images that are kept as pictures."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,35 @@ def run(config: PretrainStage, out: Path) -> Path:
 
     facts = fit(this, network, Plan(len(train), loss, validate, "loss", "min"), config.fit, config.hardware, config.seed, "pretrain")
     save_model(this, network, {"network": config.network, "grid": train.grid, "training": facts})
+    write_json(out / "reconstruction.json", reconstruct(network, held_out, config, out / "examples.npy"))
     this.finish(**facts)
     return out
+
+
+@torch.no_grad()
+def reconstruct(network: nn.Module, pairs: Pairs, config: PretrainStage, target: Path) -> dict[str, Any]:
+    """How well hidden blocks of the held-out images come back; the first images are written to `target` (image, 3, X, Y, Z).
+
+    Returns ``images``, and ``hidden_rmse_hu`` and ``seen_rmse_hu``: the error inside and outside the blocks, over all images. The file holds
+    int16 HU of each image, of what the network saw, and of what it made of it.
+    """
+    mask = replace(config.mask, probability=1.0)
+    errors: dict[str, list[float]] = {"hidden": [], "seen": []}
+    examples = []
+    for i in range(len(pairs)):
+        image, _ = pairs.plain(i)
+        x, y, z = image.shape[2:]
+        hidden = draw_mask(mask, (x, y, z), torch_generator(config.seed, "example mask", i))[None, None]
+        device = next(network.parameters()).device
+        made = network(apply_mask(image, hidden).to(device, memory_format=torch.channels_last_3d)).float().cpu()
+        square = (made - image).square()
+        for name, where in (("hidden", hidden), ("seen", ~hidden)):
+            errors[name].append(float(square[where].mean()))
+        if i < EXAMPLES:
+            shown = torch.cat([image, apply_mask(image, hidden), made], dim=1)[0].numpy()
+            examples.append(np.rint(to_hu(shown)).clip(-1024, 3071).astype(np.int16))
+    write_array(target, np.stack(examples))
+    return {"images": len(pairs), **{f"{k}_rmse_hu": CLIP_HU * float(np.sqrt(np.mean(v))) for k, v in errors.items()}}
 
 
 def reconstruction_error(network: nn.Module, image: Tensor, mask: MaskConfig, generator: torch.Generator) -> Tensor:
