@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from auricle import recipes
@@ -17,10 +18,12 @@ from auricle.core.errors import InputError
 from auricle.core.files import read_json
 from auricle.data.cohort import VirtualData
 from auricle.report.study_page import write_study
-from auricle.stages import fold
+from auricle.stages import autoencoder, fold, round_trip
 from auricle.stages.finetune import FinetuneStage
 from auricle.stages.fold import FoldStage
-from auricle.study.arms import Shared
+from auricle.stages.pairs import cohort_pairs
+from auricle.stages.round_trip import RoundTripStage
+from auricle.study.arms import STUDY_ARMS, Shared
 from auricle.study.plan import StudyConfig, StudyPlan, plan_study
 from auricle.study.results import COLUMNS, collect
 from auricle.study.run import run_steps
@@ -85,10 +88,34 @@ def test_the_generator_of_a_fold_sees_no_case_beyond_it(study: Path) -> None:
         assert {n for n, s in own.items() if s == "test"} == {n for n, s in whole.items() if s == "test"}
         # No file of another case lies in the folder that the generator reads.
         assert {p.stem for p in (folder / "cohort" / "images").iterdir()} == set(own)
-        other = {c["id"]: c["split"] for c in read_json(folder / "extra" / "cases.json")["cases"] if c["split"] != "test"}
+        other = {c["id"]: c["split"] for c in read_json(folder / f"extra-{labelled}" / "cases.json")["cases"] if c["split"] != "test"}
         assert not set(other) & {n for n, s in own.items() if s != "test"}
-        for stage in ("autoencoder", "diffusion", "generate"):
+        for stage in ("autoencoder", "diffusion", f"generate-{labelled}"):
             assert read_json(folder / stage / "config.json")["config"]["cohort"] == str(folder / "cohort")
+
+
+def test_cases_after_the_round_trip_are_those_cases_as_the_autoencoder_gives_them_back(study: Path, tmp_path: Path) -> None:
+    folder = study / "folds" / "n03-s0"
+    for labels in (True, False):
+        out = round_trip.run(RoundTripStage(folder / "extra-3", folder / "autoencoder", labels), tmp_path / str(labels))
+        before, after = cohort_pairs(folder / "extra-3", "train"), cohort_pairs(out, "train")
+        assert [i.id for i in after.items] == [i.id for i in before.items]
+        assert np.allclose(after.items[0].affine, before.items[0].affine)
+        passed = autoencoder.round_trip(autoencoder.load(folder / "autoencoder"), *before.plain(1))
+        image, label = after.hu(1)
+        assert np.abs(image - (passed.image_hu + passed.error_hu)).max() <= 0.5
+        assert np.array_equal(label, passed.decoded if labels else passed.label)
+
+
+def test_every_arm_of_a_study_plans_what_it_needs(tiny: recipes.Recipe, tmp_path: Path) -> None:
+    config = replace(CONFIG, arms=tuple(STUDY_ARMS), labelled=(3,), ratio=(1.0,), budget=("4",))
+    made = plan(tiny, tmp_path, config)
+    finished = set()
+    for step in made.steps:
+        assert step.needs() <= finished, step.name
+        finished.add(step.out)
+    assert {c.arm for c in made.cells} == set(STUDY_ARMS)
+    assert len({c.scores for c in made.cells}) == len(STUDY_ARMS)
 
 
 def test_folds_of_a_seed_are_nested(study: Path, tmp_path: Path) -> None:

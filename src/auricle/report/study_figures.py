@@ -11,7 +11,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from auricle.core.anatomy import KEYS
 from auricle.report import words
 from auricle.report.figures import ARM_COLORS, INK, Theme, png, style
-from auricle.study.results import BASELINE, BOUND, Contender, Results, Scores, gains
+from auricle.study.results import BASELINE, NO_COMPETITORS, Contender, Results, Scores, gains
 
 TITLES = {
     "gains": "Gain in Dice beside the baseline by structure", "labelled": "Mean Dice over the number of labeled cases",
@@ -41,7 +41,7 @@ def _color(place: int) -> str:
 def _arms(found: Results) -> list[str]:
     """Names of all arms, in the order in which they are known."""
     names = {c.arm: None for arms in found.values() for c in arms}
-    return sorted(names, key=lambda n: (n == BOUND, list(words.NAMES).index(n) if n in words.NAMES else len(words.NAMES), n))
+    return sorted(names, key=lambda n: (n in NO_COMPETITORS, list(words.NAMES).index(n) if n in words.NAMES else len(words.NAMES), n))
 
 
 def _best_ratio(arms: dict[Contender, Scores]) -> dict[str, Contender]:

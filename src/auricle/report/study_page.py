@@ -10,7 +10,7 @@ from auricle.core.errors import InputError
 from auricle.core.files import atomic_path, write_json, write_text
 from auricle.report import study_figures, words
 from auricle.study import results
-from auricle.study.results import BASELINE, BOUND, Contender, Gain, Results, Scores, Setting
+from auricle.study.results import BASELINE, BOUND, NO_COMPETITORS, Contender, Gain, Results, Scores, Setting
 from auricle.study.statistics import Difference
 
 ORDER = ("AO", "LAA", "LA", "LV", "MYO", "PA", "RA", "RV")
@@ -100,8 +100,7 @@ def _dice_sheet(title: str, arms: dict[Contender, Scores]) -> Sheet:
         rows.append([words.contender(contender), words.number(scores.mean("dice")) + (f" ± {words.number(sd)}" if sd is not None else ""),
                      *(words.number(means[k]) for k in ORDER)])  # fmt: skip
         columns.append([scores.mean("dice"), *(-1.0 if (value := means[k]) is None else value for k in ORDER)])
-    # The upper bound is no competitor.
-    competing = [i for i, c in enumerate(arms) if c.arm != BOUND]
+    competing = [i for i, c in enumerate(arms) if c.arm not in NO_COMPETITORS]
     bold = {(max((columns[i][j], -i) for i in competing)[1], j) for j in range(len(ORDER) + 1)} if len(competing) > 1 else set()
     return Sheet(title, ["Arm", "Mean", *ORDER], rows, frozenset((-i, j + 1) for i, j in bold))
 
@@ -134,7 +133,7 @@ def _other_sheet(title: str, arms: dict[Contender, Scores], gains: dict[str, dic
 def _rank(contender: Contender) -> tuple[int, int, str, float]:
     names = list(words.NAMES)
     known = contender.arm in names
-    return (contender.arm == BOUND, names.index(contender.arm) if known else len(names), contender.arm, contender.ratio)
+    return (contender.arm in NO_COMPETITORS, names.index(contender.arm) if known else len(names), contender.arm, contender.ratio)
 
 
 def interval(difference: Difference | None, scale: float = 100.0, digits: int = 1) -> str:

@@ -10,7 +10,8 @@ from auricle.study.statistics import Difference
 NONE = "n/a"
 NAMES = {
     "baseline": "Baseline", "medical-diffusion": "Medical diffusion", "ours": "Ours", "ours-plus": "Ours-plus",
-    "real-upper-bound": "Real upper bound",
+    "generated-only": "Generated pairs only", "real-pretraining": "Pre-trained on labeled images", "both-pretraining": "Pre-trained on both",
+    "decoded-upper-bound": "Decoded upper bound", "real-upper-bound": "Real upper bound",
 }  # fmt: skip
 
 

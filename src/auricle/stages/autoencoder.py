@@ -89,7 +89,7 @@ def assess(network: nn.Module, pairs: Pairs) -> dict[str, Any]:
     and SSIM.
     """
     voxel_ml = float(np.prod(pairs.grid.spacing)) / 1000.0
-    rows = [_score(_round_trip(network, *pairs.plain(i)), voxel_ml) for i in progress.track(range(len(pairs)), "round trip", len(pairs))]
+    rows = [_score(round_trip(network, *pairs.plain(i)), voxel_ml) for i in progress.track(range(len(pairs)), "round trip", len(pairs))]
     means = ("impossible_boundary_share", "speck_share", "image_psnr_db", "image_ssim")
     return {
         "cases": len(rows), "label_dice": overlap.average([r["dice"] for r in rows]),
@@ -115,7 +115,7 @@ def _loss(config: AutoencoderStage, train: Pairs) -> Any:
     return loss
 
 
-def _score(r: "_RoundTrip", voxel_ml: float) -> dict[str, Any]:
+def _score(r: "RoundTrip", voxel_ml: float) -> dict[str, Any]:
     """The numbers of one round trip, so that its volumes can go."""
     after = r.image_hu + r.error_hu
     return {
@@ -128,7 +128,7 @@ def _score(r: "_RoundTrip", voxel_ml: float) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _RoundTrip:
+class RoundTrip:
     """One pair and what became of it, all [x, y, z]."""
 
     decoded: NDArray[np.uint8]
@@ -138,18 +138,18 @@ class _RoundTrip:
 
 
 @torch.no_grad()
-def _round_trip(network: nn.Module, image: Tensor, label: Tensor) -> _RoundTrip:
+def round_trip(network: nn.Module, image: Tensor, label: Tensor) -> RoundTrip:
     device = next(network.parameters()).device
     image = image.to(device, memory_format=torch.channels_last_3d)
     decoded_image, decoded_label, _, _ = network(image, pack(label.to(device)))
     before, after = (to_hu(t[0, 0].float().cpu().numpy()) for t in (image, decoded_image))
-    return _RoundTrip(decode_label(decoded_label)[0].cpu().numpy(), label[0].numpy(), before, after - before)
+    return RoundTrip(decode_label(decoded_label)[0].cpu().numpy(), label[0].numpy(), before, after - before)
 
 
 def _validate(network: nn.Module, pairs: Pairs) -> dict[str, float]:
     dice, squares = [], []
     for i in range(len(pairs)):
-        r = _round_trip(network, *pairs.plain(i))
+        r = round_trip(network, *pairs.plain(i))
         dice.append(overlap.dice(r.decoded, r.label))
         squares.append(float(np.mean(r.error_hu**2)))
     mean = overlap.average(dice)

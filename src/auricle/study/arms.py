@@ -8,13 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from auricle.core.errors import InputError
 from auricle.stages.finetune import FinetuneStage
+
+_NOWHERE = Path()
+"""What a single run does not have."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What every arm has at hand."""
+    """What every arm has at hand; what stands below `pretrained` in a study alone."""
 
     finetune: FinetuneStage
     """Network, augmentation, budget, ratio and cohort, the same in all arms."""
@@ -22,8 +24,14 @@ class Shared:
     """Folder of generated pairs."""
     pretrained: Path
     """Folder of the U-Net pre-trained on generated images."""
-    extra: Path | None = None
-    """Folder of other real cases, as many as there are generated pairs: in a study alone, and for its upper bound alone."""
+    extra: Path = _NOWHERE
+    """Folder of other labeled cases, as many as there are generated pairs: what perfect generation would give."""
+    decoded: Path = _NOWHERE
+    """Folder of those cases after the autoencoder's round trip: what a perfect diffusion model would give with this autoencoder."""
+    pretrained_real: Path = _NOWHERE
+    """Folder of the U-Net pre-trained on the labeled images alone."""
+    pretrained_both: Path = _NOWHERE
+    """Folder of the U-Net pre-trained on generated and labeled images."""
 
 
 Arm = Callable[[Shared], FinetuneStage]
@@ -46,14 +54,35 @@ def ours(shared: Shared) -> FinetuneStage:
 
 def real_upper_bound(shared: Shared) -> FinetuneStage:
     """Other labeled cases in the place of generated pairs: what perfect generation would give."""
-    if shared.extra is None:
-        raise InputError("the arm real-upper-bound needs more labeled cases than a single run has: see `auricle study`")
     return replace(shared.finetune, generated=shared.extra, pretrained=None)
+
+
+def decoded_upper_bound(shared: Shared) -> FinetuneStage:
+    """The upper bound's cases after the autoencoder's round trip: beside it, this says what the autoencoder costs, and beside `ours`, diffusion."""
+    return replace(shared.finetune, generated=shared.decoded, pretrained=None)
+
+
+def generated_only(shared: Shared) -> FinetuneStage:
+    """`ours` without pre-training: what the pairs alone give."""
+    return replace(shared.finetune, generated=shared.generated, pretrained=None)
+
+
+def real_pretraining(shared: Shared) -> FinetuneStage:
+    """Pre-trained on the labeled images, fine-tuned on labeled cases: pre-training without a generator."""
+    return replace(shared.finetune, generated=None, pretrained=shared.pretrained_real)
+
+
+def both_pretraining(shared: Shared) -> FinetuneStage:
+    """Pre-trained on generated and labeled images, fine-tuned on labeled cases."""
+    return replace(shared.finetune, generated=None, pretrained=shared.pretrained_both)
 
 
 ARMS: dict[str, Arm] = {"baseline": baseline, "medical-diffusion": medical_diffusion, "ours": ours}
 """Name of each arm of a single run, as in tables and folders."""
-STUDY_ARMS: dict[str, Arm] = {**ARMS, "real-upper-bound": real_upper_bound}
+STUDY_ARMS: dict[str, Arm] = {
+    **ARMS, "real-upper-bound": real_upper_bound, "decoded-upper-bound": decoded_upper_bound, "generated-only": generated_only,
+    "real-pretraining": real_pretraining, "both-pretraining": both_pretraining,
+}  # fmt: skip
 """Arms of a study."""
 
 

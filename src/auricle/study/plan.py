@@ -2,7 +2,8 @@
 
     STUDY/cohort                                  prepared once
     STUDY/folds/n08-s2/cohort                     8 labeled training cases drawn by seed 2, and the test cases
-    STUDY/folds/n08-s2/autoencoder, .., pretrain  one generator and one pre-training, which serve all arms of the fold
+    STUDY/folds/n08-s2/autoencoder, diffusion, .. one generator, which serves all arms of the fold
+    STUDY/folds/n08-s2/generate-24, pretrain-24   its 24 pairs, and a pre-training on them
     STUDY/folds/n08-s2/arms/ours-r3-1500          a fine-tuned segmenter: arm, ratio and budget
     STUDY/folds/n08-s2/scores/ours-r3-1500        its scores on the test cases
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from auricle.core.config import digest, to_json
-from auricle.stages import autoencoder, cohort, diffusion, evaluate, finetune, fold, generate, pretrain, refiner
+from auricle.stages import autoencoder, cohort, diffusion, evaluate, finetune, fold, generate, pretrain, refiner, round_trip
 from auricle.stages.autoencoder import AutoencoderStage
 from auricle.stages.cohort import CohortConfig
 from auricle.stages.diffusion import DiffusionStage
@@ -24,6 +25,7 @@ from auricle.stages.fold import FoldStage
 from auricle.stages.generate import GenerateStage
 from auricle.stages.pretrain import PretrainStage
 from auricle.stages.refiner import RefinerStage
+from auricle.stages.round_trip import RoundTripStage
 from auricle.study.arms import Shared, find_arm
 from auricle.training.loop import Hardware
 
@@ -130,9 +132,11 @@ def _plan_fold(
     recipe: Recipe, config: StudyConfig, whole: Path, folder: Path, labelled: int, seed: int, hardware: Hardware
 ) -> tuple[list[Step], list[Cell]]:  # fmt: skip
     common: dict[str, Any] = {"seed": 1000 * config.seed + seed, "hardware": hardware}
-    resources = _resources(recipe, folder, whole, labelled, round(max(config.ratio) * labelled), common)
+    count = round(max(config.ratio) * labelled)
+    resources = _resources(recipe, folder, whole, labelled, count, common)
     stage = replace(recipe.finetune, cohort=folder / "cohort", hold_out="validation", **common)
-    shared = Shared(stage, generated=folder / "generate", pretrained=folder / "pretrain", extra=folder / "extra")
+    at = _folders(folder, count)
+    shared = Shared(stage, *(at[name] for name in ("generate", "pretrain", "extra", "decoded", "pretrain-real", "pretrain-both")))
     trained: dict[str, Path] = {}
     arms: list[Step] = []
     cells: dict[Cell, None] = {}
@@ -157,18 +161,28 @@ def _default_budget(recipe: Recipe) -> str:
 
 
 def _with_budget(stage: FinetuneStage, budget: str) -> FinetuneStage:
-    """The stage with that length of training. With steps, every arm takes as many and keeps the best weights of the held-out cases."""
+    """The stage with that length of training. With steps, every arm takes as many and keeps the last weights: one held-out case chooses poorly."""
     if budget == EARLY:
         fit = replace(stage.fit, steps=None, epochs=300, patience=10, validate_every=None, schedule="constant", optimizer="adamw", learning_rate=1e-3)
         return replace(stage, fit=fit)
     steps = int(budget)
-    return replace(stage, fit=replace(stage.fit, steps=steps, epochs=None, patience=None, validate_every=max(1, steps // 10)))
+    return replace(stage, fit=replace(stage.fit, steps=steps, epochs=None, patience=None, validate_every=steps))
+
+
+def _folders(folder: Path, count: int) -> dict[str, Path]:
+    """Where the stages of a fold lie; what holds or sees `count` pairs says so in its name."""
+    fixed = {name: folder / name for name in ("cohort", "autoencoder", "refiner", "diffusion", "pretrain-real")}
+    return fixed | {name: folder / f"{name}-{count}" for name in ("extra", "decoded", "generate", "pretrain", "pretrain-both")}
 
 
 def _resources(recipe: Recipe, folder: Path, whole: Path, labelled: int, count: int, common: dict[str, Any]) -> list[Step]:
     """The stages that arms of a fold can ask for, in order; `count` pairs are generated."""
-    at = {name: folder / name for name in ("cohort", "extra", "autoencoder", "refiner", "diffusion", "generate", "pretrain")}
-    steps = [Step("fold", fold.run, FoldStage(whole, labelled, seed=common["seed"]), at["cohort"])]
+    at = _folders(folder, count)
+    learning = replace(recipe.pretrain, generated=None, cohort=at["cohort"], **common)
+    steps = [
+        Step(f"fold {folder.name}", fold.run, FoldStage(whole, labelled, seed=common["seed"]), at["cohort"]),
+        Step(f"pretrain {folder.name} real", pretrain.run, learning, at["pretrain-real"]),
+    ]
     if count == 0:
         return steps
     made = replace(recipe.generate, count=count, seed=common["seed"], autoencoder=at["autoencoder"], diffusion=at["diffusion"],
@@ -183,7 +197,9 @@ def _resources(recipe: Recipe, folder: Path, whole: Path, labelled: int, count: 
         *refining,
         Step(f"diffusion {folder.name}", diffusion.run, replace(recipe.diffusion, autoencoder=at["autoencoder"], **own), at["diffusion"]),
         Step(f"generate {folder.name}", generate.run, made, at["generate"]),
-        Step(f"pretrain {folder.name}", pretrain.run, replace(recipe.pretrain, generated=at["generate"], cohort=None, **common), at["pretrain"]),
+        Step(f"decoded {folder.name}", round_trip.run, RoundTripStage(at["extra"], at["autoencoder"]), at["decoded"]),
+        Step(f"pretrain {folder.name}", pretrain.run, replace(learning, generated=at["generate"], cohort=None), at["pretrain"]),
+        Step(f"pretrain {folder.name} both", pretrain.run, replace(learning, generated=at["generate"]), at["pretrain-both"]),
     ]
 
 

@@ -22,6 +22,8 @@ from auricle.study.statistics import Difference, Table, compare, holm, mean_scor
 MEASURES = ("dice", "hd95_mm", "nsd", "volume_error_ml")
 COLUMNS = ("recipe", "arm", "labelled", "ratio", "budget", "seed", "case", "structure", *MEASURES, "missed")
 BASELINE, BOUND = "baseline", "real-upper-bound"
+NO_COMPETITORS = (BOUND, "decoded-upper-bound")
+"""Arms that see more labeled cases than the others."""
 
 
 @dataclass(frozen=True, order=True)
