@@ -1,6 +1,6 @@
 """Does a segmenter know when there is no heart? Virtual patients seen whole, cut in half, at the tip, and below the heart.
 
-    python -m benchmarks.no_heart runs/demo [--patients 8]
+    python -m benchmarks.no_heart [runs/demo] [--patients 8]
 
 Prints, for each view, how much heart is in it, how often one was found, and the mean confidence.
 """
@@ -24,7 +24,7 @@ COHORT_SEED = 77
 def main() -> None:
     """Segment every view of every patient."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", type=Path, nargs="?", help="a run or a fine-tuned segmenter; the one that ships otherwise")
     parser.add_argument("--patients", type=int, default=8)
     options = parser.parse_args()
     progress.configure("quiet")

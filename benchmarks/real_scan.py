@@ -1,6 +1,6 @@
 """How a segmenter does on a real scan that has an organ label map (heart as a whole, aorta, left atrial appendage).
 
-    python -m benchmarks.real_scan ct.nii.gz organs.nii.gz --model runs/demo --heart 1 --aorta 2 --laa 4
+    python -m benchmarks.real_scan ct.nii.gz organs.nii.gz --heart 1 --aorta 2 --laa 4 [--model RUN]
 
 Compares the union of myocardium and the four chambers with the heart, and AO and LAA with theirs; prints Dice and volumes.
 """
@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scan", type=Path)
     parser.add_argument("organs", type=Path)
-    parser.add_argument("--model", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--model", type=Path, help="a run or a fine-tuned segmenter; the one that ships otherwise")
     for organ in ("heart", "aorta", "laa"):
         parser.add_argument(f"--{organ}", type=int, required=True, help=f"value of the {organ} in the organ label map")
     options = parser.parse_args()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from auricle import cli
+from auricle import cli, recipes
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -87,7 +87,7 @@ def test_run_ends_with_the_path_of_the_report_and_is_repeatable(
         config = CohortConfig(VirtualData(patients=4), size=(32, 32, 32), spacing=(5.0, 5.0, 5.0), margin=(0, 0, 0), workers=1)
         return [recipes.Step("cohort", cohort_stage.run, config, tmp_path / "r" / "cohort")]
 
-    monkeypatch.setattr(cli.recipes, "steps", short)
+    monkeypatch.setattr(recipes, "steps", short)
     for _ in range(2):
         cli.main(["run", "--out", str(tmp_path / "r"), "--quiet"])
         assert capsys.readouterr().out.strip() == str(tmp_path / "r" / "report.html")
@@ -107,7 +107,7 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, caps
     def interrupted(*arguments: object) -> list[object]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.recipes, "steps", interrupted)
+    monkeypatch.setattr(recipes, "steps", interrupted)
     with pytest.raises(SystemExit) as stop:
         cli.main(["run", "--out", str(tmp_path / "r")])
     assert stop.value.code == 130

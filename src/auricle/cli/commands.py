@@ -1,27 +1,22 @@
-"""The command line: one command a stage, `run` for all of them, `segment` for a scan."""
+"""One function a command: it fills a stage's configuration from the options, runs it and says where the result lies."""
 
-import contextlib
-import functools
-import io
-import re
 import shlex
 import sys
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import tyro
 
 from auricle import __version__, recipes
+from auricle.cli.options import Out, PlanOptions, RunOptions, SegmentOptions, Show, Shown, StudyOptions
 from auricle.core import progress
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
 from auricle.core.machine import describe_machine, peak_gib
 from auricle.data.cohort import FolderData
-from auricle.recipes import RecipeName
 from auricle.report.assessment import write_assessment
 from auricle.report.page import write_report
 from auricle.report.study_page import write_study
@@ -49,26 +44,11 @@ from auricle.stages.phantom_config import PhantomConfig
 from auricle.stages.pretrain import PretrainStage
 from auricle.stages.refiner import RefinerStage
 from auricle.stages.segment import SegmentStage
-from auricle.study.plan import StudyConfig, plan_study
+from auricle.study.plan import plan_study
 from auricle.study.results import collect
 from auricle.study.run import run_steps
 from auricle.training.cost import measure_rate
 from auricle.training.loop import Hardware
-
-Out = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
-
-
-@dataclass(frozen=True)
-class Show:
-    """What is shown while a command runs."""
-
-    quiet: bool = False
-    """Show notices and errors alone."""
-    json: bool = False
-    """Write one JSON event a line to standard output instead of progress bars."""
-
-
-Shown = Annotated[Show, tyro.conf.arg(name="")]
 
 
 def _stage(run: Callable[[Any, Path], Any], config: type[Any], text: str) -> Callable[..., None]:
@@ -79,30 +59,6 @@ def _stage(run: Callable[[Any, Path], Any], config: type[Any], text: str) -> Cal
     command.__doc__ = text
     command.__annotations__ = {"config": Annotated[config, tyro.conf.arg(name="")], "out": Out, "show": Shown, "return": None}
     return command
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Options of `auricle run`."""
-
-    out: Out
-    """Folder of the whole run; run the same command again to resume or to skip what is finished."""
-    recipe: RecipeName = "demo"
-    """demo (two cores, under 20 minutes), laptop (meant for an evening), study (for `auricle study`), paper (256 x 256 x 160, meant for a GPU)."""
-    data: Path | None = None
-    """Your own cohort: an nnU-Net raw data set, or a folder of image and label pairs. Virtual patients otherwise."""
-    label_map: str | None = None
-    """What the label files' values mean, e.g. ``1=LV,2=RV``, where your cohort names none."""
-    assume_orientation: str | None = None
-    """Axis code such as RAS for files of your cohort that state no orientation."""
-    not_hu: bool = False
-    """Accept images of your cohort whose values do not look like HU."""
-    seed: int = 0
-    """Seed of everything random."""
-    workers: int = 0
-    """Processes that prepare cases; 0 takes one a core. Fewer need less memory."""
-    hardware: Hardware = field(default_factory=Hardware)
-    """Where it runs."""
 
 
 def run_all(options: Annotated[RunOptions, tyro.conf.arg(name="")], show: Shown) -> None:
@@ -127,6 +83,18 @@ def run_all(options: Annotated[RunOptions, tyro.conf.arg(name="")], show: Shown)
         print(page)
 
 
+def _remember(options: RunOptions) -> None:
+    """Keep what the report says about this run's provenance; the largest memory of all sittings."""
+    path = options.out / "run.json"
+    before = read_json(path) if path.exists() else {}
+    write_json(path, {
+        "recipe": options.recipe, "seed": options.seed, "version": __version__,
+        "command": shlex.join(["auricle", *sys.argv[1:]]), "machine": describe_machine(),
+        "started": before.get("started", datetime.now(UTC).isoformat(timespec="seconds")),
+        "peak_gib": round(max(peak_gib(), before.get("peak_gib", 0.0)), 2),
+    })  # fmt: skip
+
+
 def report(run: tyro.conf.Positional[Path], show: Shown) -> None:
     """Write report.html and summary.json of a run, finished or not."""
     _configure(show)
@@ -137,54 +105,6 @@ def report(run: tyro.conf.Positional[Path], show: Shown) -> None:
     progress.event("finished", report=str(page))
     if not show.json:
         print(page)
-
-
-@dataclass(frozen=True)
-class StudyOptions:
-    """Options of `auricle study`. Lists are separated by commas or spaces."""
-
-    out: Out
-    """Folder of the study; the same command again resumes, and started several times at once its processes share the work."""
-    recipe: RecipeName = "study"
-    """study (64^3 voxels, two cores), or another recipe, whose cohort must hold enough training cases."""
-    arms: tuple[str, ...] = ("baseline", "medical-diffusion", "ours", "real-upper-bound")
-    """Arms to compare: those named, and MODULE:FUNCTION for one of your own."""
-    labelled: tuple[str, ...] = ("8",)
-    """Numbers of labeled training cases."""
-    ratio: tuple[str, ...] = ("3",)
-    """Generated pairs for each labeled case."""
-    budget: tuple[str, ...] = ()
-    """Lengths of fine-tuning: optimizer steps, or early for the paper's early stopping; the recipe's steps where none is given."""
-    seeds: int = 5
-    """Folds of each size: other labeled cases, another generator, another initialization."""
-    data: Path | None = None
-    """Your own cohort, as in `auricle run`; virtual patients otherwise."""
-    label_map: str | None = None
-    """As in `auricle run`."""
-    seed: int = 0
-    """Seed of the cohort and its test split."""
-    workers: int = 0
-    """Processes that prepare cases; 0 takes one a core."""
-    hardware: Hardware = field(default_factory=Hardware)
-    """Where it runs."""
-
-    def config(self) -> StudyConfig:
-        """What is studied; raises `ValueError` for a list that cannot be read."""
-        return StudyConfig(
-            tuple(_listed(self.arms)), tuple(_numbers("--labelled", self.labelled, int)), tuple(_numbers("--ratio", self.ratio, float)),
-            tuple(_listed(self.budget)), self.seeds, self.seed,
-        )  # fmt: skip
-
-
-def _listed(words: Sequence[str]) -> list[str]:
-    return [part for word in words for part in word.split(",") if part]
-
-
-def _numbers(flag: str, words: Sequence[str], kind: Callable[[str], Any]) -> list[Any]:
-    try:
-        return [kind(word) for word in _listed(words)]
-    except ValueError:
-        raise ValueError(f"{flag} takes numbers separated by commas, not {' '.join(words)}") from None
 
 
 def study_arms(options: Annotated[StudyOptions, tyro.conf.arg(name="")], show: Shown) -> None:
@@ -203,30 +123,6 @@ def study_arms(options: Annotated[StudyOptions, tyro.conf.arg(name="")], show: S
     progress.event("finished", page=str(page))
     if not show.json:
         print(page)
-
-
-@dataclass(frozen=True)
-class SegmentOptions:
-    """Options of `auricle segment`."""
-
-    scan: tyro.conf.Positional[Path]
-    """NIfTI file, folder of a DICOM series, or one file of it."""
-    out: Out
-    """Folder for labels.nii.gz, labels.ctbl, volumes.csv, preview.png and segmentation.json."""
-    model: Path | None = None
-    """Folder of a fine-tuned segmenter, or of a whole run (its arm `ours` is taken); the one that ships with auricle otherwise."""
-    mirror: bool = False
-    """Average over mirror images too, for a model that was trained on them: four times the time."""
-    series: str | None = None
-    """Series instance UID or number, where a folder holds several."""
-    assume_orientation: str | None = None
-    """Axis code such as RAS for a NIfTI file that states no orientation."""
-    volume_index: int | None = None
-    """Which volume of a 4D file."""
-    not_hu: bool = False
-    """Accept values that do not look like HU."""
-    overwrite: bool = False
-    """Replace the output of an earlier run."""
 
 
 def segment_scan(options: Annotated[SegmentOptions, tyro.conf.arg(name="")], show: Shown) -> None:
@@ -286,22 +182,6 @@ def assess_run(run: tyro.conf.Positional[Path], show: Shown, seed: int = 0) -> N
         print(page)
 
 
-@dataclass(frozen=True)
-class PlanOptions:
-    """Options of `auricle plan`."""
-
-    recipe: RecipeName = "demo"
-    """demo, laptop, study or paper."""
-    memory: str | None = None
-    """Memory that it has to fit into, e.g. 16GiB; exit status 2 where it does not."""
-    data: Path | None = None
-    """Your own cohort, whose size then counts."""
-    label_map: str | None = None
-    """As in `auricle run`."""
-    seed: int = 0
-    """Seed of the split."""
-
-
 def plan_recipe(options: Annotated[PlanOptions, tyro.conf.arg(name="")], show: Shown) -> None:
     """Estimate memory and time of every stage of a recipe on this machine, before anything runs."""
     _configure(show)
@@ -316,6 +196,10 @@ def plan_recipe(options: Annotated[PlanOptions, tyro.conf.arg(name="")], show: S
     lacking = [e.stage for e in estimates if e.fits is False]
     if lacking:
         raise InputError(f"{', '.join(lacking)} would not fit into {options.memory}: see the flags above")
+
+
+def _configure(show: Show) -> None:
+    progress.configure("json" if show.json else "quiet" if show.quiet else "bars")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -335,83 +219,3 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "finetune": _stage(finetune.run, FinetuneStage, "Fine-tune the segmenter."),
     "evaluate": _stage(evaluate.run, EvaluateStage, "Evaluate a segmenter on the test split."),
 }
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exit status: 0 done, 2 the input cannot be used, 130 interrupted."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments == ["--version"]:
-        print(f"auricle {__version__}")
-        return
-    # What our dependencies deprecate is not the user's business.
-    warnings.filterwarnings("ignore", module=r"(monai|lightning_fabric|torch)\b")
-    try:
-        _parse(arguments)()
-    except (InputError, ValueError) as error:
-        _fail(str(error))
-    except KeyboardInterrupt:
-        print("auricle: interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate", str(error)):
-            raise
-        _fail("out of memory: take a smaller recipe, batch, patch or model grid")
-    except OSError as error:
-        _fail(f"{error.filename or 'disk'}: {error.strerror or error}")
-
-
-def _parse(arguments: Sequence[str]) -> Callable[[], None]:
-    """The command that the arguments ask for, ready to run; exits with one line where they are wrong."""
-    chosen: list[Callable[[], None]] = []
-
-    def deferred(command: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(command)
-        def keep(*values: Any, **named: Any) -> None:
-            chosen.append(functools.partial(command, *values, **named))
-
-        return keep
-
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            tyro.extras.subcommand_cli_from_dict(
-                {name: deferred(command) for name, command in COMMANDS.items()}, prog="auricle", args=arguments, description=__doc__
-            )
-    except SystemExit as stop:
-        if stop.code not in (0, None):
-            _fail(_one_line(errors.getvalue()))
-        raise
-    return chosen[0]
-
-
-def _one_line(boxed: str) -> str:
-    """The parser's framed message without its frame."""
-    lines = [re.sub(r"[╭╮╰╯│─]", " ", line).strip() for line in boxed.splitlines()]
-    text = " ".join(line for line in lines[1:] if line)
-    return re.sub(r"\s+", " ", text).replace("For full helptext, run", "- see").replace(":  ", ": ").strip()
-
-
-def _fail(message: str) -> NoReturn:
-    progress.event("error", message=message)
-    print(f"auricle: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
-
-
-def _configure(show: Show) -> None:
-    progress.configure("json" if show.json else "quiet" if show.quiet else "bars")
-
-
-def _remember(options: RunOptions) -> None:
-    """Keep what the report says about this run's provenance; the largest memory of all sittings."""
-    path = options.out / "run.json"
-    before = read_json(path) if path.exists() else {}
-    write_json(path, {
-        "recipe": options.recipe, "seed": options.seed, "version": __version__,
-        "command": shlex.join(["auricle", *sys.argv[1:]]), "machine": describe_machine(),
-        "started": before.get("started", datetime.now(UTC).isoformat(timespec="seconds")),
-        "peak_gib": round(max(peak_gib(), before.get("peak_gib", 0.0)), 2),
-    })  # fmt: skip
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,139 @@
+"""What each command is asked: dataclasses whose fields are the flags and whose docstrings are the help."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from auricle.recipes import RecipeName
+from auricle.study.plan import StudyConfig
+from auricle.training.loop import Hardware
+
+Out = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+
+
+@dataclass(frozen=True)
+class Show:
+    """What is shown while a command runs."""
+
+    quiet: bool = False
+    """Show notices and errors alone."""
+    json: bool = False
+    """Write one JSON event a line to standard output instead of progress bars."""
+
+
+Shown = Annotated[Show, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of `auricle run`."""
+
+    out: Out
+    """Folder of the whole run; run the same command again to resume or to skip what is finished."""
+    recipe: RecipeName = "demo"
+    """demo (two cores, under 20 minutes), laptop (meant for an evening), study (for `auricle study`), paper (256 x 256 x 160, meant for a GPU)."""
+    data: Path | None = None
+    """Your own cohort: an nnU-Net raw data set, or a folder of image and label pairs. Virtual patients otherwise."""
+    label_map: str | None = None
+    """What the label files' values mean, e.g. ``1=LV,2=RV``, where your cohort names none."""
+    assume_orientation: str | None = None
+    """Axis code such as RAS for files of your cohort that state no orientation."""
+    not_hu: bool = False
+    """Accept images of your cohort whose values do not look like HU."""
+    seed: int = 0
+    """Seed of everything random."""
+    workers: int = 0
+    """Processes that prepare cases; 0 takes one a core. Fewer need less memory."""
+    hardware: Hardware = field(default_factory=Hardware)
+    """Where it runs."""
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """Options of `auricle study`. Lists are separated by commas or spaces."""
+
+    out: Out
+    """Folder of the study; the same command again resumes, and started several times at once its processes share the work."""
+    recipe: RecipeName = "study"
+    """study (64^3 voxels, two cores), or another recipe, whose cohort must hold enough training cases."""
+    arms: tuple[str, ...] = ("baseline", "medical-diffusion", "ours", "real-upper-bound")
+    """Arms to compare: those named, and MODULE:FUNCTION for one of your own."""
+    labelled: tuple[str, ...] = ("8",)
+    """Numbers of labeled training cases."""
+    ratio: tuple[str, ...] = ("3",)
+    """Generated pairs for each labeled case."""
+    budget: tuple[str, ...] = ()
+    """Lengths of fine-tuning: optimizer steps, or early for the paper's early stopping; the recipe's steps where none is given."""
+    seeds: int = 5
+    """Folds of each size: other labeled cases, another generator, another initialization."""
+    data: Path | None = None
+    """Your own cohort, as in `auricle run`; virtual patients otherwise."""
+    label_map: str | None = None
+    """As in `auricle run`."""
+    seed: int = 0
+    """Seed of the cohort and its test split."""
+    workers: int = 0
+    """Processes that prepare cases; 0 takes one a core."""
+    hardware: Hardware = field(default_factory=Hardware)
+    """Where it runs."""
+
+    def config(self) -> StudyConfig:
+        """What is studied; raises `ValueError` for a list that cannot be read."""
+        return StudyConfig(
+            tuple(_listed(self.arms)), tuple(_numbers("--labelled", self.labelled, int)), tuple(_numbers("--ratio", self.ratio, float)),
+            tuple(_listed(self.budget)), self.seeds, self.seed,
+        )  # fmt: skip
+
+
+def _listed(words: Sequence[str]) -> list[str]:
+    return [part for word in words for part in word.split(",") if part]
+
+
+def _numbers(flag: str, words: Sequence[str], kind: Callable[[str], Any]) -> list[Any]:
+    try:
+        return [kind(word) for word in _listed(words)]
+    except ValueError:
+        raise ValueError(f"{flag} takes numbers separated by commas, not {' '.join(words)}") from None
+
+
+@dataclass(frozen=True)
+class SegmentOptions:
+    """Options of `auricle segment`."""
+
+    scan: tyro.conf.Positional[Path]
+    """NIfTI file, folder of a DICOM series, or one file of it."""
+    out: Out
+    """Folder for labels.nii.gz, labels.ctbl, volumes.csv, preview.png and segmentation.json."""
+    model: Path | None = None
+    """Folder of a fine-tuned segmenter, or of a whole run (its arm `ours` is taken); the one that ships with auricle otherwise."""
+    mirror: bool = False
+    """Average over mirror images too, for a model that was trained on them: four times the time."""
+    series: str | None = None
+    """Series instance UID or number, where a folder holds several."""
+    assume_orientation: str | None = None
+    """Axis code such as RAS for a NIfTI file that states no orientation."""
+    volume_index: int | None = None
+    """Which volume of a 4D file."""
+    not_hu: bool = False
+    """Accept values that do not look like HU."""
+    overwrite: bool = False
+    """Replace the output of an earlier run."""
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """Options of `auricle plan`."""
+
+    recipe: RecipeName = "demo"
+    """demo, laptop, study or paper."""
+    memory: str | None = None
+    """Memory that it has to fit into, e.g. 16GiB; exit status 2 where it does not."""
+    data: Path | None = None
+    """Your own cohort, whose size then counts."""
+    label_map: str | None = None
+    """As in `auricle run`."""
+    seed: int = 0
+    """Seed of the split."""
