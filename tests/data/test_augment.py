@@ -99,6 +99,19 @@ def test_outside_of_the_source_lie_air_and_background() -> None:
     assert cut_label[..., :-6].all()
 
 
+def test_a_pair_without_surroundings_may_be_continued() -> None:
+    image, label = torch.full(SIZE, 300, dtype=torch.int16), torch.ones(SIZE, dtype=torch.uint8)
+    far = replace(drawn(AugmentConfig(continue_edges=True)), shift_mm=(500.0, 0.0, 0.0))
+    moved, picked = apply(far, image, label, SIZE, SPACING)
+    assert (moved == 300).all()
+    assert picked is not None
+    assert picked.all()
+    # A wider pair shows its surroundings, and air beyond them.
+    wide = tuple(n + 4 for n in SIZE)
+    moved, _ = apply(far, torch.full(wide, 300, dtype=torch.int16), torch.ones(wide, dtype=torch.uint8), SIZE, SPACING)
+    assert (moved == -1024).all()
+
+
 def test_a_patch_is_an_exact_crop() -> None:
     generator = torch.Generator().manual_seed(0)
     for wide, patch in (((24, 28, 32), (8, 8, 8)), ((25, 28, 31), (8, 9, 8))):

@@ -43,6 +43,8 @@ class AugmentConfig:
     """SD of the logarithm of the size along each axis by itself, on top of `scale`."""
     intensity: IntensityConfig = field(default_factory=IntensityConfig)
     """What is done to the image's values alone."""
+    continue_edges: bool = False
+    """Continue pairs without surroundings (generated ones) beyond their edges, where a move of the view would meet air."""
     cut_probability: float = 0.0
     """Probability that one side of the field of view is cut off (set to air and background)."""
 
@@ -88,6 +90,7 @@ class Draw:
     shift_mm: tuple[float, float, float]
     boost_hu: float
     intensity: IntensityDraw
+    continue_edges: bool
     cut: tuple[int, bool, float] | None
     """Axis, whether its upper end, and the share of the field of view that is cut off."""
 
@@ -116,7 +119,7 @@ def draw(config: AugmentConfig, extent_mm: tuple[float, float, float], generator
     return Draw(
         matrix=tuple(tuple(row) for row in matrix.tolist()), shift_mm=(shift[0], shift[1], shift[2]),
         boost_hu=config.boost_hu if u[7] < config.boost_probability else 0.0,
-        cut=cut, intensity=intensity.draw(config.intensity, generator),
+        cut=cut, intensity=intensity.draw(config.intensity, generator), continue_edges=config.continue_edges,
     )  # fmt: skip
 
 
@@ -126,13 +129,14 @@ def apply(
     """A view of `size` voxels around the center of a pair, transformed.
 
     `image` is (X, Y, Z) in HU and `label` (X, Y, Z) or None, both at `spacing` mm and usually larger than `size`. Outside of them lie air
-    and background.
+    and background, or with `continue_edges`, for a pair of just that size, what lies at its edge.
     """
     grid = _sampling_grid(params, tuple(image.shape), size, spacing)
-    moved = F.grid_sample(image[None, None].float() + 1024.0, grid, mode="bilinear", align_corners=True)[0, 0] - 1024.0
+    beyond = "border" if params.continue_edges and tuple(image.shape) == size else "zeros"
+    moved = F.grid_sample(image[None, None].float() + 1024.0, grid, mode="bilinear", padding_mode=beyond, align_corners=True)[0, 0] - 1024.0
     picked = None
     if label is not None:
-        picked = F.grid_sample(label[None, None].float(), grid, mode="nearest", align_corners=True)[0, 0].to(torch.uint8)
+        picked = F.grid_sample(label[None, None].float(), grid, mode="nearest", padding_mode=beyond, align_corners=True)[0, 0].to(torch.uint8)
     if params.boost_hu:
         # Fades in between muscle and contrasted blood, so that no step appears.
         moved = moved + params.boost_hu * ((moved - 60.0) / 60.0).clamp(0.0, 1.0)

@@ -1,0 +1,39 @@
+"""Arms for the ablation of `ours-plus`: `ours` with one ingredient each.
+
+    auricle study --out runs/study --arms baseline,ours,benchmarks.ingredients:weighted,benchmarks.ingredients:real_last ..
+"""
+
+from dataclasses import replace
+
+from auricle.stages.finetune import FinetuneStage
+from auricle.study.arms import Shared, generated_only, ours
+
+HALF = 3
+"""Visits of a labeled case that make labeled and generated pairs equally frequent at three generated pairs a case."""
+
+
+def weighted(shared: Shared) -> FinetuneStage:
+    """Labeled cases as often as generated pairs."""
+    return replace(ours(shared), real_weight=HALF)
+
+
+def real_last(shared: Shared) -> FinetuneStage:
+    """Labeled cases alone in the last 40% of the steps."""
+    return replace(ours(shared), real_from=0.6)
+
+
+def continued(shared: Shared) -> FinetuneStage:
+    """Generated pairs continued beyond their edges."""
+    stage = ours(shared)
+    return replace(stage, augment=replace(stage.augment, continue_edges=True))
+
+
+def together(shared: Shared) -> FinetuneStage:
+    """All three."""
+    return replace(continued(shared), real_weight=HALF, real_from=0.6)
+
+
+def together_from_scratch(shared: Shared) -> FinetuneStage:
+    """All three, without pre-training."""
+    stage = generated_only(shared)
+    return replace(stage, augment=replace(stage.augment, continue_edges=True), real_weight=HALF, real_from=0.6)
