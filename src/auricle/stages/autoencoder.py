@@ -139,6 +139,7 @@ class RoundTrip:
 
 @torch.no_grad()
 def round_trip(network: nn.Module, image: Tensor, label: Tensor) -> RoundTrip:
+    """One pair, network units (1, 1, X, Y, Z) and label (1, X, Y, Z), through the mean of the posterior."""
     device = next(network.parameters()).device
     image = image.to(device, memory_format=torch.channels_last_3d)
     decoded_image, decoded_label, _, _ = network(image, pack(label.to(device)))

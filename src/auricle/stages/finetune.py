@@ -111,7 +111,10 @@ def labeled_pairs(config: FinetuneStage) -> tuple[Pairs, Pairs]:
     """Labeled cases to train on, and those where early stopping looks: never generated ones, which would flatter an arm that trained on such."""
     if config.hold_out == "share":
         return hold_out(cohort_pairs(config.cohort, "train"), config.seed)
-    return cohort_pairs(config.cohort, "train"), cohort_pairs(config.cohort, "validation")
+    found = cohort_pairs(config.cohort, "train"), cohort_pairs(config.cohort, "validation")
+    if not len(found[1]):
+        raise InputError(f"{config.cohort} has no validation split: take --hold-out share")
+    return found
 
 
 def _is_cohort(folder: Path) -> bool:
