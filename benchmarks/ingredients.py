@@ -6,8 +6,9 @@
 from dataclasses import replace
 
 from auricle.stages.finetune import FinetuneStage
-from auricle.study.arms import Shared, generated_only, ours
+from auricle.study.arms import Shared, baseline, generated_only, ours
 
+TIMING = 0.4
 HALF = 3
 """Visits of a labeled case that make labeled and generated pairs equally frequent at three generated pairs a case."""
 
@@ -26,6 +27,20 @@ def continued(shared: Shared) -> FinetuneStage:
     """Generated pairs continued beyond their edges."""
     stage = ours(shared)
     return replace(stage, augment=replace(stage.augment, continue_edges=True))
+
+
+def retimed(shared: Shared) -> FinetuneStage:
+    """Another timing of the contrast agent in every view, of labeled and generated pairs."""
+    return _with_timing(ours(shared))
+
+
+def baseline_retimed(shared: Shared) -> FinetuneStage:
+    """The baseline with other timings: what that alone gives."""
+    return _with_timing(baseline(shared))
+
+
+def _with_timing(stage: FinetuneStage) -> FinetuneStage:
+    return replace(stage, augment=replace(stage.augment, timing=TIMING))
 
 
 def together(shared: Shared) -> FinetuneStage:

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from auricle.core.anatomy import ID
 from auricle.data.augment import any_scanner
-from auricle.data.intensity import IntensityConfig, IntensityDraw, Streaks, apply, draw, gaussian
+from auricle.data.intensity import IntensityConfig, IntensityDraw, Streaks, apply, draw, gaussian, retime
 
 SPACING = (2.0, 2.0, 3.0)
 ALL = any_scanner().intensity
@@ -47,6 +48,20 @@ def test_tone_leaves_muscle_and_order_as_they_are(params: IntensityDraw) -> None
     assert (after.diff() >= -1e-3).all()
     # Lung and fat belong to the patient, not to the contrast agent.
     assert torch.equal(after[hu < 0], hu[hu < 0]) == (params.contrast == 1.0)
+
+
+def test_another_timing_scales_each_side_of_the_heart_and_leaves_muscle_and_lung() -> None:
+    label = torch.zeros(40, 20, 20, dtype=torch.uint8)
+    label[4:14], label[26:36] = ID["LV"], ID["RV"]
+    image = torch.full(label.shape, 360.0)
+    image[:, :2], image[:, 2:4] = 60.0, -800.0
+    after = retime(image, label, 1.5, 0.5, (3.0, 3.0, 3.0))
+    assert torch.equal(after[:, :4], image[:, :4])
+    assert float(after[9, 12, 12]) == pytest.approx(60 + 300 * 1.5, abs=9)
+    assert float(after[31, 12, 12]) == pytest.approx(60 + 300 * 0.5, abs=9)
+    # From one side to the other without an edge.
+    assert float(after[:, 12, 12].diff().abs().max()) < 120
+    assert torch.allclose(retime(image, label, 1.0, 1.0, SPACING), image, atol=0.01)
 
 
 def test_smoothing_keeps_the_mean_and_lowers_the_spread() -> None:

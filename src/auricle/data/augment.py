@@ -35,6 +35,8 @@ class AugmentConfig:
     """Probability of the contrast boost."""
     boost_hu: float = 50.0
     """HU added by the contrast boost to what is brighter than muscle."""
+    timing: float = 0.0
+    """SD of the logarithm of two factors on the enhancement, one of the left and one of the right heart: another timing of the contrast agent."""
     rotation_degrees: float = 0.0
     """SD of the rotation about each axis."""
     scale: float = 0.0
@@ -89,6 +91,8 @@ class Draw:
     """Rotation, scale and mirroring: output offset from the center (mm) to source offset (mm)."""
     shift_mm: tuple[float, float, float]
     boost_hu: float
+    timing: tuple[float, float]
+    """Factors on the enhancement of the left and of the right heart."""
     intensity: IntensityDraw
     continue_edges: bool
     cut: tuple[int, bool, float] | None
@@ -98,7 +102,7 @@ class Draw:
 def draw(config: AugmentConfig, extent_mm: tuple[float, float, float], generator: torch.Generator) -> Draw:
     """Draw the parameters for a field of view of `extent_mm`."""
     u = torch.rand(16, generator=generator, dtype=torch.float64).tolist()
-    n = torch.randn(8, generator=generator, dtype=torch.float64).clamp(-2.5, 2.5).tolist()
+    n = torch.randn(10, generator=generator, dtype=torch.float64).clamp(-2.5, 2.5).tolist()
     r = torch.rand(8, generator=generator, dtype=torch.float64).tolist()
     size = math.exp(config.scale * n[0])
     factors, shift = [size * math.exp(config.stretch * v) for v in n[5:8]], [0.0, 0.0, 0.0]
@@ -119,6 +123,7 @@ def draw(config: AugmentConfig, extent_mm: tuple[float, float, float], generator
     return Draw(
         matrix=tuple(tuple(row) for row in matrix.tolist()), shift_mm=(shift[0], shift[1], shift[2]),
         boost_hu=config.boost_hu if u[7] < config.boost_probability else 0.0,
+        timing=(math.exp(config.timing * n[8]), math.exp(config.timing * n[9])),
         cut=cut, intensity=intensity.draw(config.intensity, generator), continue_edges=config.continue_edges,
     )  # fmt: skip
 
@@ -140,6 +145,8 @@ def apply(
     if params.boost_hu:
         # Fades in between muscle and contrasted blood, so that no step appears.
         moved = moved + params.boost_hu * ((moved - 60.0) / 60.0).clamp(0.0, 1.0)
+    if params.timing != (1.0, 1.0) and picked is not None:
+        moved = intensity.retime(moved, picked, *params.timing, spacing)
     moved = intensity.apply(params.intensity, moved, spacing)
     if params.cut:
         moved, picked = _cut(params.cut, moved, picked)
