@@ -47,8 +47,17 @@ def dynunet() -> Any:
     """MONAI's network in the shape that nnU-Net plans for patches of this size."""
     from monai.networks.nets import DynUNet
 
+    class Saved(DynUNet):  # type: ignore[misc]
+        """Its blocks are registered twice, which safetensors refuses to write."""
+
+        def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+            return {k: v for k, v in super().state_dict(*args, **kwargs).items() if not k.startswith("skip_layers.")}
+
+        def load_state_dict(self, state: Any, strict: bool = True, assign: bool = False) -> Any:
+            return super().load_state_dict(state, strict=False, assign=assign)
+
     depth = len(DYNUNET_CHANNELS)
-    return DynUNet(3, 1, 9, [3] * depth, [1] + [2] * (depth - 1), [2] * (depth - 1), filters=list(DYNUNET_CHANNELS), res_block=False)
+    return Saved(3, 1, 9, [3] * depth, [1] + [2] * (depth - 1), [2] * (depth - 1), filters=list(DYNUNET_CHANNELS), res_block=False)
 
 
 def our_network() -> Any:

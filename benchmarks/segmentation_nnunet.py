@@ -132,8 +132,8 @@ def main() -> None:
     for name in ("raw", "preprocessed", "results"):
         os.environ[f"nnUNet_{name}"] = str(folder / name)
         (folder / name).mkdir(parents=True, exist_ok=True)
-    # Two cores: batches are made in the training process, where they do not fight with it.
-    os.environ.update({"nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"})
+    # Two cores: batches are made in the training process, where they do not fight with it. The planner wants a thread at least.
+    os.environ.update({"nnUNet_n_proc_DA": "2" if asked["job"] == "prepare" else "0", "nnUNet_compile": "f"})
     jobs = {"prepare": prepare, "train": train, "predict": predict, "forward": network, "step": network}
     result = jobs[asked["job"]](folder, asked)
     print("\n" + json.dumps({**result, "peak_gib": peak_gib()}), flush=True)

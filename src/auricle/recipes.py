@@ -82,7 +82,8 @@ def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Ha
 def any_scan() -> tuple[CohortConfig, FinetuneStage]:
     """The segmenter that ships with the package: 96^3 voxels of 2 mm, 300 virtual patients of every contrast timing, any scanner.
 
-    Wide surroundings are kept, so that views far from the heart show a chest and an abdomen. About two hours on two cores.
+    Wide surroundings are kept, so that views far from the heart show a chest and an abdomen. An hour and a half on two cores
+    (docs/results/default-segmenter.md).
     """
     prepared = CohortConfig(
         data=VirtualData(patients=300, seed=2026, contrast="even"), size=(96, 96, 96), spacing=(2.0, 2.0, 2.0), margin=(32, 32, 36),

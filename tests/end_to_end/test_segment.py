@@ -17,6 +17,7 @@ from auricle.core.errors import InputError
 from auricle.core.runs import Run
 from auricle.data.nifti import read_nifti, write_nifti
 from auricle.data.preprocess import ModelGrid, to_network
+from auricle.metrics import overlap
 from auricle.models.segmenter import Segmenter, SegmenterConfig
 from auricle.phantom import virtual_patient
 from auricle.stages import finetune, segment
@@ -152,6 +153,24 @@ def test_cleaning_drops_what_is_far_or_small() -> None:
     assert (cleaned == ID["LAA"]).sum() == 2
     assert cleaned[36, 36, 36] == 0
     assert (cleaned == ID["AO"]).sum() == 10
+
+
+def test_the_segmenter_that_ships_segments_a_patient_it_never_saw() -> None:
+    """Without contrast agent as well as with it; on a grid that is not its own."""
+    model = segment.resolve_model(None)
+    assert (model / "model.safetensors").stat().st_size <= 8 * 2**20
+    assert (model / "README.md").exists()
+    shipped = finetune.load(model)
+    for contrast, least in (("chase", 0.88), ("none", 0.8)):
+        case = virtual_patient(4711, 100, (72, 72, 64), (2.5, 2.5, 2.5), contrast=contrast, pathology=False)
+        result = segment.segment(shipped, case)
+        assert result.heart_found
+        assert result.case.label is not None
+        assert case.label is not None
+        mean = overlap.average([overlap.dice(result.case.label, case.label)])
+        assert mean["mean"] is not None
+        assert mean["mean"] > least
+        assert mean["LAA"] is not None
 
 
 @pytest.fixture(scope="module")
