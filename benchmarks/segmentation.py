@@ -100,13 +100,11 @@ def train(asked: Result) -> Result:
         save_model(run, network, {"grid": pairs.grid, "training": facts})
         run.finish()
 
+    once(1, out / "warm")
     start = time.perf_counter()
-    once(6, out / "warm")
-    pace = (time.perf_counter() - start) / 6
-    start = time.perf_counter()
-    once(12, out / "pace")
-    pace = min(pace, (time.perf_counter() - start) / 12)
-    steps = max(10, math.floor(asked["seconds"] / pace))
+    once(4, out / "pace")
+    pace = (time.perf_counter() - start) / 4
+    steps = max(2, math.floor(asked["seconds"] / pace))
     start = time.perf_counter()
     once(steps, out / "model")
     network = our_network() if asked["contender"] == "ours" else dynunet()
