@@ -1,6 +1,7 @@
 """A whole study on tiny patients: folds without leakage, work shared and broken off, one table to the last digit, and its page."""
 
 import csv
+import json
 import multiprocessing
 import os
 import signal
@@ -11,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from auricle import recipes
+from auricle import cli, recipes
 from auricle.core import runs
 from auricle.core.anatomy import KEYS
-from auricle.core.errors import InputError
+from auricle.core.errors import Busy, InputError
 from auricle.core.files import read_json
 from auricle.data.cohort import VirtualData
 from auricle.report.study_page import write_study
@@ -68,8 +69,8 @@ def test_equal_trainings_run_once(tiny: recipes.Recipe, tmp_path: Path) -> None:
     made = plan(tiny, tmp_path, replace(CONFIG, labelled=(3,), budget=("4",)))
     assert len({s.out for s in made.steps}) == len(made.steps)
     trained = [s.out.name for s in made.steps if s.name.startswith("finetune")]
-    # The upper bound without other cases is the baseline.
-    assert trained == ["baseline-4", "ours-4", "ours-r1-4", "real-upper-bound-r1-4"]
+    # The upper bound without other cases is the baseline; ours without pairs is pre-trained on three.
+    assert trained == ["baseline-4", "ours-of3-4", "ours-r1-4", "real-upper-bound-r1-4"]
     assert {c.scores.name for c in made.cells if c.arm == "real-upper-bound"} == {"baseline-4", "real-upper-bound-r1-4"}
 
 
@@ -127,6 +128,40 @@ def test_folds_of_a_seed_are_nested(study: Path, tmp_path: Path) -> None:
     assert len({frozenset(chosen(3, seed)) for seed in range(4)}) > 1
     with pytest.raises(InputError, match="lower --labelled or --ratio"):
         fold.run(FoldStage(study / "cohort", 7), tmp_path / "much")
+
+
+def test_another_largest_ratio_is_another_training_where_pairs_were_seen(tiny: recipes.Recipe, tmp_path: Path) -> None:
+    def trained(ratio: tuple[float, ...]) -> dict[str, FinetuneStage]:
+        config = replace(CONFIG, arms=("baseline", "medical-diffusion", "ours"), labelled=(2,), ratio=ratio, budget=("4",))
+        return {s.out.name: s.config for s in plan(tiny, tmp_path, config).steps if s.name.startswith("finetune")}
+
+    before, after = trained((1.0,)), trained((1.0, 2.0))
+    assert set(before) & set(after) == {"baseline-4"}
+    assert before["baseline-4"] == after["baseline-4"]
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    ({"ratio": (0.0,)}, "medical-diffusion learns from 0 pairs"), ({"labelled": (2, 40)}, "needs 40 training patients, the cohort has 6"),
+    ({"arms": ("real-upper-bound",), "labelled": (4,), "ratio": (3.0,)}, "needs 16 training patients"),
+])  # fmt: skip
+def test_what_cannot_work_is_said_before_anything_runs(
+    values: dict[str, object], message: str, tiny: recipes.Recipe, tmp_path: Path
+) -> None:  # fmt: skip
+    config = StudyConfig(**{"arms": ("baseline", "medical-diffusion"), "labelled": (2,), "budget": ("4",), **values})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=message):
+        plan(tiny, tmp_path, config)
+
+
+def test_a_finished_folder_is_not_begun_again(study: Path) -> None:
+    """As for a process that looked before the owner finished and locks after it."""
+    folder = study / "folds" / "n02-s0" / "scores" / "baseline-4"
+    description = read_json(folder / "config.json")
+    late = runs.Run(folder, "evaluate", description["config"], description["inputs"])
+    late.fingerprint = str(runs.fingerprint_of(folder))
+    before = sorted(p.name for p in folder.iterdir())
+    with pytest.raises(Busy, match="just now"):
+        late.begin()
+    assert sorted(p.name for p in folder.iterdir()) == before
 
 
 def _work(made: StudyPlan) -> None:
@@ -219,3 +254,26 @@ def test_the_page_of_a_study(study: Path, tmp_path: Path) -> None:
     assert "3 labeled cases, early stopping" in text
     for name in ("study.tex", "study.html", "study.json", "study-gains.png", "study-labelled.png"):
         assert (tmp_path / name).stat().st_size > 500
+
+
+def test_the_page_of_an_arm_that_finds_nothing(study: Path, tmp_path: Path) -> None:
+    """Every structure missed: Dice 0, no HD95, and still a page and a JSON file."""
+    found = rows(study / "study.csv")
+    with (tmp_path / "study.csv").open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in found:
+            writer.writerow({**row, "dice": "0", "hd95_mm": "", "nsd": "0", "missed": "1"} if row["arm"] == "ours" else row)
+    cli.main(["report", str(tmp_path), "--quiet"])
+    assert "nan" not in (tmp_path / "study.md").read_text(encoding="utf-8")
+    records = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
+    assert {r["hd95_mm"]["mean"] for r in records if r["arm"] == "ours"} == {None}
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n"])
+def test_what_is_not_a_studys_table_is_refused_in_one_line(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "study.csv").write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["report", str(tmp_path)])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1

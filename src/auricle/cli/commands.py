@@ -65,10 +65,7 @@ def run_all(options: Annotated[RunOptions, tyro.conf.arg(name="")], show: Shown)
     """Run every stage of a recipe, the three arms included, and write the report."""
     _configure(show)
     options.hardware.fabric()
-    own = (options.label_map, options.assume_orientation, options.not_hu)
-    if options.data is None and own != (None, None, False):
-        raise InputError("--label-map, --assume-orientation and --not-hu describe your own cohort: give --data too")
-    data = None if options.data is None else FolderData(options.data, "folder", *own)
+    data = _own_data(options)
     chosen = recipes.recipe(options.recipe)
     chosen = replace(chosen, cohort=replace(chosen.cohort, workers=options.workers))
     plan = recipes.steps(chosen, options.out, data, options.seed, options.hardware)
@@ -95,9 +92,22 @@ def _remember(options: RunOptions) -> None:
     })  # fmt: skip
 
 
+def _own_data(options: RunOptions | StudyOptions) -> FolderData | None:
+    own = (options.label_map, options.assume_orientation, options.not_hu)
+    if options.data is None and own != (None, None, False):
+        raise InputError("--label-map, --assume-orientation and --not-hu describe your own cohort: give --data too")
+    return None if options.data is None else FolderData(options.data, "folder", *own)
+
+
 def report(run: tyro.conf.Positional[Path], show: Shown) -> None:
-    """Write report.html and summary.json of a run, finished or not."""
+    """Write report.html and summary.json of a run, or the tables and figures of a study, finished or not."""
     _configure(show)
+    if (run / "study.csv").exists():
+        page = write_study(run / "study.csv", run)
+        progress.event("finished", report=str(page))
+        if not show.json:
+            print(page)
+        return
     if not (run / "cohort").is_dir():
         raise InputError(f"{run} is not the folder of a run: it holds no cohort")
     facts = read_json(run / "run.json") if (run / "run.json").exists() else {}
@@ -112,14 +122,18 @@ def study_arms(options: Annotated[StudyOptions, tyro.conf.arg(name="")], show: S
     _configure(show)
     config = options.config()
     options.hardware.fabric()
-    if options.data is None and options.label_map is not None:
-        raise InputError("--label-map describes your own cohort: give --data too")
-    data = None if options.data is None else FolderData(options.data, "folder", options.label_map)
+    data = _own_data(options)
     chosen = recipes.with_data(recipes.recipe(options.recipe), data, options.seed)
     chosen = replace(chosen, cohort=replace(chosen.cohort, workers=options.workers))
     plan = plan_study(chosen, config, options.out, options.hardware)
-    run_steps(plan.steps)
-    page = write_study(collect(plan.cells, options.recipe, options.out / "study.csv"), options.out)
+    table = options.out / "study.csv"
+    try:
+        run_steps(plan.steps)
+    finally:
+        # A study that is broken off leaves what it has; `auricle report` makes the page of it.
+        if options.out.exists():
+            collect(plan.cells, options.recipe, table)
+    page = write_study(table, options.out)
     progress.event("finished", page=str(page))
     if not show.json:
         print(page)

@@ -73,6 +73,10 @@ class StudyOptions:
     """Your own cohort, as in `auricle run`; virtual patients otherwise."""
     label_map: str | None = None
     """As in `auricle run`."""
+    assume_orientation: str | None = None
+    """As in `auricle run`."""
+    not_hu: bool = False
+    """As in `auricle run`."""
     seed: int = 0
     """Seed of the cohort and its test split."""
     workers: int = 0

@@ -57,6 +57,10 @@ class Run:
         if not os.access(self.folder, os.W_OK):
             raise InputError(f"cannot write to {self.folder}: permission denied")
         self._lock()
+        if self.done:
+            # Another process finished between the look at done.json and the lock.
+            self.release()
+            raise Busy(f"{self.folder} was finished by another process just now: run the same command again")
         if not existing.exists():
             write_json(existing, self.description)
 
@@ -113,17 +117,47 @@ class Run:
         except BlockingIOError:
             os.close(descriptor)
             if self.folder.resolve() not in _held:
-                raise Busy(f"{self.folder} is in use by process {lock.read_text(encoding='utf-8').strip()}") from None
+                raise Busy(f"{self.folder} is in use by {_owner(lock)}") from None
             return
         except OSError:
             # Some network file systems have no locks: better to run unlocked than not at all.
             os.close(descriptor)
             progress.notice(f"{self.folder}: this file system has no locks; do not start the same run twice")
             return
+        if not _is_file(lock, descriptor):
+            os.close(descriptor)
+            raise Busy(f"{self.folder} was given back by another process just now: run the same command again")
         _held.add(self.folder.resolve())
         os.truncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
         self._descriptor = descriptor
+
+
+def held_elsewhere(folder: Path) -> bool:
+    """Whether another process works in `folder` at this moment."""
+    try:
+        with (folder / "lock").open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return folder.resolve() not in _held
+    except OSError:
+        return False
+    return False
+
+
+def _owner(lock: Path) -> str:
+    try:
+        return f"process {lock.read_text(encoding='utf-8').strip()}"
+    except OSError:
+        return "another process"
+
+
+def _is_file(path: Path, descriptor: int) -> bool:
+    """Whether the open file is still the one of that name: its owner removes a lock file when it gives it back."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except OSError:
+        return False
 
 
 def fingerprint_of(folder: Path) -> str | None:

@@ -49,7 +49,7 @@ def _best_ratio(arms: dict[Contender, Scores]) -> dict[str, Contender]:
     chosen: dict[str, Contender] = {}
     for contender in sorted(arms):
         before = chosen.get(contender.arm)
-        if before is None or arms[contender].mean("dice") > arms[before].mean("dice"):
+        if before is None or (arms[contender].mean("dice") or 0.0) > (arms[before].mean("dice") or 0.0):
             chosen[contender.arm] = contender
     return chosen
 
@@ -105,7 +105,7 @@ def _over_labelled(found: Results) -> Figure | None:
 
 
 def _over_ratio(found: Results) -> Figure | None:
-    panels = [s for s in sorted(found) if len({c.ratio for c in found[s] if c.ratio > 0}) > 1][:MOST_PANELS]
+    panels = [s for s in sorted(found) if len({(c.arm, c.ratio) for c in found[s]}) > len({c.arm for c in found[s]})][:MOST_PANELS]
     if not panels:
         return None
     figure = Figure(figsize=(4.8 * len(panels), 3.8), layout=ConstrainedLayoutEngine())

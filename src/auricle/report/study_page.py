@@ -56,7 +56,8 @@ def write_study(table: Path, out: Path) -> Path:
 
 NOTES = """Dice of the test cases, mean over seeds and cases; after ± the SD over seeds of the mean. Gains are in Dice points (hundredths) beside the
 baseline of the same setting, on the same seeds and cases, with a 95% interval from resampling both; \\* marks p < 0.05 of Wilcoxon's signed ranks
-over cases, corrected by Holm's method over the eight structures. A structure that was missed has Dice 0 and, in gains of HD95, the largest
+over cases, corrected by Holm's method over the eight structures, where the interval leaves out zero too. Intervals of fewer than five seeds are too
+narrow, and those of one seed speak of cases alone. A structure that was missed has Dice 0 and, in gains of HD95, the largest
 distance that any arm shows. P(better) is the probability that the arm has the higher Dice in the same case and seed. The headroom is the gain of
 the real upper bound (as many other labeled cases in the place of generated pairs), the largest where there are several."""
 
@@ -99,7 +100,7 @@ def _dice_sheet(title: str, arms: dict[Contender, Scores]) -> Sheet:
         sd = scores.seed_sd("dice")
         rows.append([words.contender(contender), words.number(scores.mean("dice")) + (f" ± {words.number(sd)}" if sd is not None else ""),
                      *(words.number(means[k]) for k in ORDER)])  # fmt: skip
-        columns.append([scores.mean("dice"), *(-1.0 if (value := means[k]) is None else value for k in ORDER)])
+        columns.append([scores.mean("dice") or 0.0, *(-1.0 if (value := means[k]) is None else value for k in ORDER)])
     competing = [i for i, c in enumerate(arms) if c.arm not in NO_COMPETITORS]
     bold = {(max((columns[i][j], -i) for i in competing)[1], j) for j in range(len(ORDER) + 1)} if len(competing) > 1 else set()
     return Sheet(title, ["Arm", "Mean", *ORDER], rows, frozenset((-i, j + 1) for i, j in bold))
@@ -151,7 +152,8 @@ def _points(difference: Difference | None) -> str:
 
 
 def _star(difference: Difference) -> str:
-    return "*" if difference.p is not None and difference.p < SIGNIFICANT else ""
+    # The test sees cases alone; where trainings differ by chance the interval crosses zero, and nothing is claimed.
+    return "*" if difference.p is not None and difference.p < SIGNIFICANT and difference.settled else ""
 
 
 def _signed(value: float, digits: int) -> str:

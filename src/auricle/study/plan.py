@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from auricle.core.config import digest, to_json
+from auricle.core.errors import InputError
+from auricle.data.cohort import open_cohort, split_patients
 from auricle.stages import autoencoder, cohort, diffusion, evaluate, finetune, fold, generate, pretrain, refiner, round_trip
 from auricle.stages.autoencoder import AutoencoderStage
 from auricle.stages.cohort import CohortConfig
@@ -31,6 +33,10 @@ from auricle.training.loop import Hardware
 
 EARLY = "early"
 """The paper's budget: a constant rate, at most 300 epochs, and an end after ten epochs without improvement."""
+
+
+COUNTED = ("extra", "decoded", "generate", "pretrain", "pretrain-both")
+"""Folders of a fold that hold or have seen as many pairs as the largest ratio asks for."""
 
 
 @dataclass(frozen=True)
@@ -119,20 +125,27 @@ class StudyPlan:
 def plan_study(recipe: Recipe, config: StudyConfig, root: Path, hardware: Hardware) -> StudyPlan:
     """Stages and cells of the study under `root`; what no arm asks for is left out, and what two arms ask for runs once."""
     whole = Step("cohort", cohort.run, recipe.cohort, root / "cohort")
+    patients = open_cohort(recipe.cohort.data).patients
+    splits = split_patients(patients, recipe.cohort.shares, recipe.cohort.seed)
+    cases = [{"patient": p, "split": s} for p, s in zip(patients, splits, strict=True)]
     steps, cells = [whole], []
     for labelled in config.labelled:
         for seed in range(config.seeds):
-            fold_steps, fold_cells = _plan_fold(recipe, config, whole.out, root / "folds" / f"n{labelled:02d}-s{seed}", labelled, seed, hardware)
+            fold_steps, fold_cells = _plan_fold(recipe, config, root, cases, labelled, seed, hardware)
             steps += fold_steps
             cells += fold_cells
     return StudyPlan(steps, cells)
 
 
 def _plan_fold(
-    recipe: Recipe, config: StudyConfig, whole: Path, folder: Path, labelled: int, seed: int, hardware: Hardware
+    recipe: Recipe, config: StudyConfig, root: Path, cases: list[dict[str, Any]], labelled: int, seed: int, hardware: Hardware
 ) -> tuple[list[Step], list[Cell]]:  # fmt: skip
+    whole, folder = root / "cohort", root / "folds" / f"n{labelled:02d}-s{seed}"
     common: dict[str, Any] = {"seed": 1000 * config.seed + seed, "hardware": hardware}
-    count = round(max(config.ratio) * labelled)
+    # A patient may have several scans, each of which asks for its share of pairs.
+    own = fold.choose(cases, FoldStage(whole, labelled, seed=common["seed"]))
+    scans = sum(c["patient"] in own for c in cases)
+    count = round(max(config.ratio) * scans)
     resources = _resources(recipe, folder, whole, labelled, count, common)
     stage = replace(recipe.finetune, cohort=folder / "cohort", hold_out="validation", **common)
     at = _folders(folder, count)
@@ -144,7 +157,12 @@ def _plan_fold(
         asked = find_arm(name)(replace(shared, finetune=replace(_with_budget(stage, budget), ratio=ratio)))
         mixed = asked.ratio if asked.generated is not None else 0.0
         asked = replace(asked, ratio=mixed, generated=asked.generated if mixed else None)
-        label = f"{name.replace(':', '.')}{f'-r{mixed:g}' if mixed else ''}-{budget}"
+        sees = {asked.generated, asked.pretrained} & {at[k] for k in COUNTED}
+        if sees and count < 2:
+            raise InputError(f"--ratio {max(config.ratio):g}: {name} learns from {count} pairs with {labelled} labeled cases, at least 2 are needed")
+        # Another largest ratio makes other pairs: what saw them is another training.
+        of = f"-of{count}" if sees and count != round(mixed * scans) else ""
+        label = f"{name.replace(':', '.')}{f'-r{mixed:g}' if mixed else ''}{of}-{budget}"
         key = digest(to_json(asked))
         if key not in trained:
             trained[key] = folder / "scores" / label
@@ -153,6 +171,10 @@ def _plan_fold(
             arms.append(Step(f"evaluate {folder.name} {label}", evaluate.run, EvaluateStage(folder / "cohort", model), trained[key]))
         cells[Cell(name, labelled, mixed, budget, seed, trained[key])] = None
     needed = _needed(resources, arms)
+    for step in resources:
+        if step.out in needed and isinstance(step.config, FoldStage):
+            # Too few training cases are said before anything runs.
+            fold.choose(cases, step.config)
     return [s for s in resources if s.out in needed] + arms, list(cells)
 
 
@@ -164,7 +186,7 @@ def _with_budget(stage: FinetuneStage, budget: str) -> FinetuneStage:
     """The stage with that length of training. With steps, every arm takes as many and keeps the last weights: one held-out case chooses poorly."""
     if budget == EARLY:
         fit = replace(stage.fit, steps=None, epochs=300, patience=10, validate_every=None, schedule="constant", optimizer="adamw", learning_rate=1e-3)
-        return replace(stage, fit=fit)
+        return replace(stage, fit=replace(fit, ema_decay=None))
     steps = int(budget)
     return replace(stage, fit=replace(stage.fit, steps=steps, epochs=None, patience=None, validate_every=steps))
 
@@ -172,7 +194,7 @@ def _with_budget(stage: FinetuneStage, budget: str) -> FinetuneStage:
 def _folders(folder: Path, count: int) -> dict[str, Path]:
     """Where the stages of a fold lie; what holds or sees `count` pairs says so in its name."""
     fixed = {name: folder / name for name in ("cohort", "autoencoder", "refiner", "diffusion", "pretrain-real")}
-    return fixed | {name: folder / f"{name}-{count}" for name in ("extra", "decoded", "generate", "pretrain", "pretrain-both")}
+    return fixed | {name: folder / f"{name}-{count}" for name in COUNTED}
 
 
 def _resources(recipe: Recipe, folder: Path, whole: Path, labelled: int, count: int, common: dict[str, Any]) -> list[Step]:

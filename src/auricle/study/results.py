@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from auricle.core.anatomy import KEYS
 from auricle.core.errors import InputError
 from auricle.core.files import write_text
+from auricle.core.runs import fingerprint_of
 from auricle.study.plan import Cell
 from auricle.study.statistics import Difference, Table, compare, holm, mean_score
 
@@ -54,9 +55,9 @@ class Scores:
     tables: Mapping[str, Table]
     missed: NDArray[np.bool_]
 
-    def mean(self, measure: str) -> float:
-        """Mean over structures of the mean over seeds and cases; a miss has no HD95."""
-        return float(mean_score(self.tables[measure])[0])
+    def mean(self, measure: str) -> float | None:
+        """Mean over structures of the mean over seeds and cases; a miss has no HD95, and None is left where all are missed."""
+        return _finite(mean_score(self.tables[measure])[0])
 
     def by_structure(self, measure: str) -> dict[str, float | None]:
         """Mean of each structure over seeds and cases; None where it has no value."""
@@ -65,7 +66,12 @@ class Scores:
 
     def seed_sd(self, measure: str) -> float | None:
         """SD over seeds of the mean; None for one seed."""
-        return float(np.std([mean_score(t[None])[0] for t in self.tables[measure]], ddof=1)) if len(self.seeds) > 1 else None
+        means = [mean_score(t[None])[0] for t in self.tables[measure]]
+        return _finite(np.std(means, ddof=1)) if len(means) > 1 and np.isfinite(means).all() else None
+
+
+def _finite(value: float | np.floating[Any]) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 Results = dict[Setting, dict[Contender, Scores]]
@@ -78,7 +84,7 @@ def collect(cells: Iterable[Cell], recipe: str, target: Path) -> Path:
     writer.writerow(COLUMNS)
     for cell in cells:
         path = cell.scores / "cases.csv"
-        if not path.exists():
+        if fingerprint_of(cell.scores) is None:
             continue
         with path.open(encoding="utf-8", newline="") as handle:
             for row in csv.DictReader(handle):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from auricle.core import progress
 from auricle.core.errors import Busy, InputError
-from auricle.core.runs import fingerprint_of
+from auricle.core.runs import fingerprint_of, held_elsewhere
 from auricle.study.plan import Step
 
 WAIT_SECONDS = 5.0
@@ -24,20 +24,24 @@ def run_steps(steps: Sequence[Step], wait_seconds: float = WAIT_SECONDS) -> None
     waiting = list(steps)
     while waiting:
         makers = {step.out for step in waiting}
-        left = []
-        for step in waiting:
+        left, busy = [], False
+        for place, step in enumerate(waiting):
             # What an earlier step of this very pass finished counts at once.
-            if any(folder in makers and fingerprint_of(folder) is None for folder in step.needs()):
+            blocked = any(folder in makers and fingerprint_of(folder) is None for folder in step.needs())
+            if blocked or held_elsewhere(step.out):
+                busy |= not blocked
                 left.append(step)
                 continue
-            number = len(steps) - len(waiting) + 1
+            number = len(steps) - len(waiting) + 1 + place - len(left)
             progress.event("stage", name=step.name, number=number, total=len(steps))
+            progress.report(f"[{number}/{len(steps)}] {step.name}")
             try:
                 step.run(step.config, step.out)
             except Busy:
+                busy = True
                 left.append(step)
         if len(left) == len(waiting):
-            if not any((step.out / "lock").exists() for step in left):
+            if not busy:
                 raise InputError(f"{left[0].out}: its inputs are missing: {', '.join(map(str, sorted(left[0].needs())))}")
             time.sleep(wait_seconds)
         waiting = left
