@@ -238,7 +238,8 @@ def test_an_arm_of_ones_own(tiny: recipes.Recipe, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("values", "message"), [
-    ({"arms": ("theirs",)}, "choose from baseline"), ({"arms": ("no.such:arm",)}, "no.such"), ({"labelled": (1,)}, "at least 2"),
+    ({"arms": ("theirs",)}, "choose from baseline"), ({"arms": ("no.such:arm",)}, "ModuleNotFoundError"),
+    ({"arms": ("math:arm",)}, "AttributeError"), ({"labelled": (1,)}, "at least 2"),
     ({"budget": ("soon",)}, "'soon'"), ({"seeds": 0}, "--seeds"), ({"ratio": (-1.0,)}, "--ratio"), ({"ratio": ()}, "at least one value"),
 ])  # fmt: skip
 def test_impossible_studies_are_refused(values: dict[str, object], message: str) -> None:
@@ -270,7 +271,10 @@ def test_the_page_of_an_arm_that_finds_nothing(study: Path, tmp_path: Path) -> N
     assert {r["hd95_mm"]["mean"] for r in records if r["arm"] == "ours"} == {None}
 
 
-@pytest.mark.parametrize("text", ["", "a,b\n1,2\n"])
+@pytest.mark.parametrize("text", [
+    "", "a,b\n1,2\n", ",".join(COLUMNS) + "\nr,ours,4,x,9,0,c,LV,0.5,1,1,1,0\n", ",".join(COLUMNS) + "\nr,ours,4,1,9,0,c,GUT,0.5,1,1,1,0\n",
+    ",".join(COLUMNS) + "\nr,ours\n",
+])  # fmt: skip
 def test_what_is_not_a_studys_table_is_refused_in_one_line(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "study.csv").write_text(text)
     with pytest.raises(SystemExit) as stop:

@@ -95,6 +95,7 @@ def find_arm(name: str) -> Arm:
         raise ValueError(f"--arms {name!r} is not known; choose from {', '.join(STUDY_ARMS)}, or give MODULE:FUNCTION")
     try:
         arm: Arm = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"--arms {name}: {error}") from None
+    except Exception as error:
+        # A module of the user's own: whatever it raises is theirs to read, in one line.
+        raise ValueError(f"--arms {name}: {type(error).__name__}: {error}") from None
     return arm

@@ -105,12 +105,15 @@ def read(path: Path) -> Results:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     groups: dict[tuple[Setting, Contender], list[dict[str, str]]] = {}
-    for row in rows:
-        key = Setting(int(row["labelled"]), row["budget"]), Contender(row["arm"], float(row["ratio"]))
-        groups.setdefault(key, []).append(row)
     results: Results = {}
-    for (setting, contender), own in groups.items():
-        results.setdefault(setting, {})[contender] = _scores(own)
+    try:
+        for row in rows:
+            key = Setting(int(row["labelled"]), row["budget"]), Contender(row["arm"], float(row["ratio"]))
+            groups.setdefault(key, []).append(row)
+        for (setting, contender), own in groups.items():
+            results.setdefault(setting, {})[contender] = _scores(own)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}): run `auricle study` again") from None
     return results
 
 
