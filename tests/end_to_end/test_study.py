@@ -200,6 +200,44 @@ def test_a_finished_study_is_not_touched_again(study: Path, tiny: recipes.Recipe
     assert before == {p: p.stat().st_mtime_ns for p in study.rglob("*") if p.is_file()}
 
 
+def test_a_study_in_parts_joins_to_the_whole(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    head, *lines = (study / "study.csv").read_text().splitlines(keepends=True)
+    first, second = tmp_path / "first", tmp_path / "second.csv"
+    first.mkdir()
+    # The parts overlap: what both hold counts once.
+    (first / "study.csv").write_text(head + "".join(lines[:100]))
+    second.write_text(head + "".join(lines[60:]))
+    cli.main(["report", str(first), str(second), "--out", str(tmp_path / "whole"), "--quiet"])
+    assert (tmp_path / "whole" / "study.csv").read_bytes() == (study / "study.csv").read_bytes()
+    assert Path(capsys.readouterr().out.strip()).exists()
+
+
+@pytest.mark.parametrize("change", ["value", "recipe", "out", "missing"])
+def test_parts_that_do_not_belong_together_are_refused_in_one_line(
+    study: Path, tmp_path: Path, change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (study / "study.csv").read_text()
+    line = text.splitlines()[5]
+    other = {"value": line[:-1] + "7", "recipe": line.replace("tiny", "large")}.get(change, line)
+    (tmp_path / "other.csv").write_text(text.splitlines()[0] + "\n" + other + "\n")
+    second = "none.csv" if change == "missing" else "other.csv"
+    out = [] if change == "out" else ["--out", str(tmp_path / "o")]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["report", str(study), str(tmp_path / second), *out])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert {"value": "differ in arm", "recipe": "different recipes", "out": "--out", "missing": "none.csv"}[change] in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "o").exists()
+
+
+def test_folds_of_later_seeds_are_those_of_the_whole_study(tiny: recipes.Recipe, tmp_path: Path) -> None:
+    whole = plan(tiny, tmp_path, replace(CONFIG, labelled=(3,), seeds=3))
+    later = plan(tiny, tmp_path, replace(CONFIG, labelled=(3,), seeds=2, first_seed=1))
+    assert [c for c in whole.cells if c.seed] == later.cells
+    assert all(step in whole.steps for step in later.steps)
+
+
 def test_a_stage_in_other_hands_is_waited_for(study: Path, tiny: recipes.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that another process holds is neither touched nor skipped."""
     made = plan(tiny, tmp_path, replace(CONFIG, arms=("baseline",), labelled=(2,), budget=("4",)))

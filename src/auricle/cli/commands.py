@@ -45,7 +45,7 @@ from auricle.stages.pretrain import PretrainStage
 from auricle.stages.refiner import RefinerStage
 from auricle.stages.segment import SegmentStage
 from auricle.study.plan import plan_study
-from auricle.study.results import collect
+from auricle.study.results import collect, join
 from auricle.study.run import run_steps
 from auricle.training.cost import measure_rate
 from auricle.training.loop import Hardware
@@ -99,22 +99,36 @@ def _own_data(options: RunOptions | StudyOptions) -> FolderData | None:
     return None if options.data is None else FolderData(options.data, "folder", *own)
 
 
-def report(run: tyro.conf.Positional[Path], show: Shown) -> None:
-    """Write report.html and summary.json of a run, or the tables and figures of a study, finished or not."""
+def report(runs: tyro.conf.Positional[tuple[Path, ...]], show: Shown, out: Path | None = None) -> None:
+    """Write report.html and summary.json of a run, or the tables and figures of one study or of several parts of one, finished or not.
+
+    Args:
+        runs: Folder of a run or of a study; or folders and tables (study.csv) of a study that was run in parts.
+        out: Folder to write; the run or the study itself where only one is given.
+    """
     _configure(show)
-    if (run / "study.csv").exists():
-        page = write_study(run / "study.csv", run)
-        progress.event("finished", report=str(page))
-        if not show.json:
-            print(page)
-        return
-    if not (run / "cohort").is_dir():
-        raise InputError(f"{run} is not the folder of a run: it holds no cohort")
-    facts = read_json(run / "run.json") if (run / "run.json").exists() else {}
-    page = write_report(run, facts.get("peak_gib"))
+    tables = [p for r in runs if (p := r / "study.csv" if r.is_dir() else r).is_file()]
+    if len(runs) > 1 or out is not None or (len(runs) == 1 and runs[0].is_file()):
+        missing = [str(r) for r in runs if (r / "study.csv" if r.is_dir() else r) not in tables]
+        if missing:
+            raise InputError(f"{', '.join(missing)}: holds no study.csv; several folders, and --out, are for studies")
+        if out is None:
+            raise InputError("give --out, the folder for the report of these tables")
+        page = write_study(join(tables, out / "study.csv"), out)
+    elif len(runs) == 1:
+        page = write_study(tables[0], runs[0]) if tables else _report_run(runs[0])
+    else:
+        raise InputError("name the folder of a run or of a study")
     progress.event("finished", report=str(page))
     if not show.json:
         print(page)
+
+
+def _report_run(run: Path) -> Path:
+    if not (run / "cohort").is_dir():
+        raise InputError(f"{run} is not the folder of a run: it holds no cohort")
+    facts = read_json(run / "run.json") if (run / "run.json").exists() else {}
+    return write_report(run, facts.get("peak_gib"))
 
 
 def study_arms(options: Annotated[StudyOptions, tyro.conf.arg(name="")], show: Shown) -> None:

@@ -69,6 +69,8 @@ class StudyOptions:
     """Lengths of fine-tuning: optimizer steps, or early for the paper's early stopping; the recipe's steps where none is given."""
     seeds: int = 5
     """Folds of each size: other labeled cases, another generator, another initialization."""
+    first_seed: int = 0
+    """Number of the first of these folds, for a study that is run in parts."""
     data: Path | None = None
     """Your own cohort, as in `auricle run`; virtual patients otherwise."""
     label_map: str | None = None
@@ -88,7 +90,7 @@ class StudyOptions:
         """What is studied; raises `ValueError` for a list that cannot be read."""
         return StudyConfig(
             tuple(_listed(self.arms)), tuple(_numbers("--labelled", self.labelled, int)), tuple(_numbers("--ratio", self.ratio, float)),
-            tuple(_listed(self.budget)), self.seeds, self.seed,
+            tuple(_listed(self.budget)), self.seeds, self.first_seed, self.seed,
         )  # fmt: skip
 
 

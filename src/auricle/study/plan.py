@@ -81,12 +81,16 @@ class StudyConfig:
     """Length of fine-tuning: optimizer steps, or early for the paper's early stopping; the recipe's steps where none is given."""
     seeds: int = 5
     """Folds of each size: another draw of labeled cases, another generator, another initialization."""
+    first_seed: int = 0
+    """Number of the first of these folds: a study may be run in parts, whose tables `auricle report` joins."""
     seed: int = 0
     """Seed of the cohort and its test split."""
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise ValueError(f"--seeds must be at least 1, not {self.seeds}")
+        if self.first_seed < 0:
+            raise ValueError(f"--first-seed must not be negative, not {self.first_seed}")
         if not self.arms or not self.labelled or not self.ratio:
             raise ValueError("--arms, --labelled and --ratio need at least one value each")
         if min(self.labelled) < 2:
@@ -130,7 +134,7 @@ def plan_study(recipe: Recipe, config: StudyConfig, root: Path, hardware: Hardwa
     cases = [{"patient": p, "split": s} for p, s in zip(patients, splits, strict=True)]
     steps, cells = [whole], []
     for labelled in config.labelled:
-        for seed in range(config.seeds):
+        for seed in range(config.first_seed, config.first_seed + config.seeds):
             fold_steps, fold_cells = _plan_fold(recipe, config, root, cases, labelled, seed, hardware)
             steps += fold_steps
             cells += fold_cells

@@ -22,6 +22,8 @@ from auricle.study.statistics import Difference, Table, compare, holm, mean_scor
 
 MEASURES = ("dice", "hd95_mm", "nsd", "volume_error_ml")
 COLUMNS = ("recipe", "arm", "labelled", "ratio", "budget", "seed", "case", "structure", *MEASURES, "missed")
+_KEYS = COLUMNS.index("structure") + 1
+"""Columns that say which value a row holds."""
 BASELINE, BOUND = "baseline", "real-upper-bound"
 NO_COMPETITORS = (BOUND, "decoded-upper-bound")
 """Arms that see more labeled cases than the others."""
@@ -94,16 +96,46 @@ def collect(cells: Iterable[Cell], recipe: str, target: Path) -> Path:
     return target
 
 
-def read(path: Path) -> Results:
-    """The scores of a tidy table, by setting and contender; raises `InputError` for anything else."""
+def join(tables: Sequence[Path], target: Path) -> Path:
+    """Write the rows of several tables of one recipe as one, each row once, in the order given. Returns `target`.
+
+    A study that is too long for one machine or one sitting is run in parts: other seeds, sizes or arms each.
+
+    Raises:
+        InputError: a file is no such table, the recipes differ, or two tables differ on the same training and case.
+    """
+    kept: dict[tuple[str, ...], tuple[str, ...]] = {}
+    recipes: dict[str, Path] = {}
+    for path in tables:
+        for row in _rows(path):
+            values = tuple(row[k] or "" for k in COLUMNS)
+            recipes.setdefault(values[0], path)
+            before = kept.setdefault(values[:_KEYS], values)
+            if before != values:
+                where = ", ".join(f"{k} {v}" for k, v in zip(COLUMNS[1:_KEYS], values[1:_KEYS], strict=True))
+                raise InputError(f"{path} and another table differ in {where}: they come from different trainings of the same name")
+    if len(recipes) > 1:
+        raise InputError(f"the tables come from different recipes: {', '.join(f'{r} ({p})' for r, p in recipes.items())}")
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *kept.values()])
+    write_text(target, text.getvalue())
+    return target
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(encoding="utf-8", newline="") as handle:
             reader = csv.DictReader(handle)
             if reader.fieldnames is None or set(COLUMNS) - set(reader.fieldnames):
                 raise InputError(f"{path} is not a study's table: its columns are {', '.join(reader.fieldnames or [])}")
-            rows = list(reader)
+            return list(reader)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
+
+
+def read(path: Path) -> Results:
+    """The scores of a tidy table, by setting and contender; raises `InputError` for anything else."""
+    rows = _rows(path)
     groups: dict[tuple[Setting, Contender], list[dict[str, str]]] = {}
     results: Results = {}
     try:
