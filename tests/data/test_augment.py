@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from auricle.data import augment
 from auricle.data.augment import AugmentConfig, anchors, apply, draw, move_to_patch, paper_generator, plain, segmenter
 from auricle.data.intensity import IntensityConfig
 
@@ -57,13 +58,39 @@ def test_image_and_label_move_together() -> None:
     """An image painted with its own labels still agrees with them after any move."""
     _, label = blocks((32, 36, 40))
     image = label.to(torch.int16) * 300
-    config = replace(segmenter(), intensity=IntensityConfig(), far_probability=0.0, cut_probability=0.0)
+    config = replace(segmenter(), intensity=IntensityConfig(), far_probability=0.0, cut_probability=0.0, warp_mm=2.0)
     for seed in range(10):
         moved, picked = apply(drawn(config, seed), image, label, SIZE, SPACING)
         # Between two quarters the image is a mixture; elsewhere it must be its label's.
         pure = (moved > -100) & ((moved / 300 - (moved / 300).round()).abs() < 0.02)
         assert pure.sum() > 0.3 * pure.numel()
         assert ((moved / 300).round() == picked)[pure].float().mean() > 0.99
+
+
+def test_a_warp_moves_by_its_sd_and_folds_nothing() -> None:
+    axes = [torch.arange(-60.0, 61.0, 3.0, dtype=torch.float64) for _ in range(3)]
+    fields = torch.stack([augment._warp(4.0, seed, axes) for seed in range(1000, 1040)])
+    assert fields.square().mean().sqrt() == pytest.approx(4.0, rel=0.1)
+    assert fields.mean().abs() < 0.5
+    # The map x + u(x) keeps its orientation everywhere, at the largest strength that is allowed too.
+    strongest = fields * (augment.WARP_PERIOD_MM / 6 / 4.0)
+    for field in strongest:
+        gradient = torch.stack([torch.gradient(field[..., k], spacing=3.0, dim=[0, 1, 2])[a] for k in range(3) for a in range(3)], -1)
+        jacobian = gradient.reshape(*gradient.shape[:3], 3, 3) + torch.eye(3, dtype=torch.float64)
+        assert torch.linalg.det(jacobian).min() > 0
+
+
+def test_a_warp_leaves_everything_else_as_it_was_drawn() -> None:
+    still, warped = drawn(segmenter(), 5), drawn(replace(segmenter(), warp_mm=3.0), 5)
+    assert warped.warp is not None
+    assert replace(warped, warp=None) == still
+    image, label = blocks()
+    config = replace(AugmentConfig(), warp_mm=3.0)
+    (a, la), (b, lb) = (apply(drawn(config, seed), image, label, SIZE, SPACING) for seed in (1, 2))
+    assert not torch.equal(a, b)
+    assert la is not None
+    assert lb is not None
+    assert not torch.equal(la, lb)
 
 
 def test_probabilities_of_the_paper_are_kept() -> None:

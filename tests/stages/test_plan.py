@@ -111,6 +111,7 @@ def test_estimates_grow_with_the_batch_and_the_length(stage: str) -> None:
 def test_patches_and_more_views_change_memory_the_expected_way() -> None:
     assert estimate("autoencoder", patch=(16, 16, 16)).needs_gib < estimate("autoencoder").needs_gib
     assert estimate("diffusion", views=400).needs_gib > estimate("diffusion").needs_gib
+    assert estimate("diffusion", least_latents=40_000).needs_gib > estimate("diffusion").needs_gib
 
 
 def test_tiles_take_less_memory_than_decoding_at_once() -> None:

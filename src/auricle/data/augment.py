@@ -11,6 +11,10 @@ from auricle.data import intensity
 from auricle.data.intensity import IntensityConfig, IntensityDraw
 
 Triple = tuple[int, int, int]
+WARP_PERIOD_MM = 36.0
+"""Distance of the control points of a warp: about the width of a chamber."""
+_SPLINE_SD = (151 / 315) ** 1.5
+"""SD of a uniform cubic B-spline in 3D with independent coefficients of SD 1: along each axis, the integral of its squares is 151/315."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class AugmentConfig:
     """SD of the logarithm of the size."""
     stretch: float = 0.0
     """SD of the logarithm of the size along each axis by itself, on top of `scale`."""
+    warp_mm: float = 0.0
+    """SD along each axis of a smooth random displacement, which changes shapes; control points lie `WARP_PERIOD_MM` apart."""
     intensity: IntensityConfig = field(default_factory=IntensityConfig)
     """What is done to the image's values alone."""
     continue_edges: bool = False
@@ -54,6 +60,8 @@ class AugmentConfig:
         for name in ("flip", "center_crop", "location_crop", "far", "boost", "cut"):
             if not 0.0 <= getattr(self, f"{name}_probability") <= 1.0:
                 raise ValueError(f"--augment.{name.replace('_', '-')}-probability must lie in 0..1")
+        if not 0.0 <= self.warp_mm <= WARP_PERIOD_MM / 6:
+            raise ValueError(f"--augment.warp-mm must lie in 0..{WARP_PERIOD_MM / 6:g}: more folds the image over itself")
         if not 0.0 < self.crop_scale[0] <= self.crop_scale[1] <= 1.0:
             raise ValueError("--augment.crop-scale must be two ascending numbers in 0..1")
 
@@ -68,6 +76,14 @@ def segmenter() -> AugmentConfig:
     return AugmentConfig(
         location_crop_probability=0.8, shift_mm=20.0, rotation_degrees=8.0, scale=0.10, stretch=0.05, cut_probability=0.15, far_probability=0.1,
         intensity=IntensityConfig(gain=0.35, gamma=0.2, offset_hu=15.0, noise_hu=30.0, blur_probability=0.2, coarse_probability=0.25),
+    )  # fmt: skip
+
+
+def few_cases() -> AugmentConfig:
+    """Shapes and contrast varied for a generator of a few cases, which would learn them by heart; what a scanner does to an image is left alone."""
+    return AugmentConfig(
+        location_crop_probability=1.0, shift_mm=6.0, rotation_degrees=6.0, scale=0.10, stretch=0.06, warp_mm=3.0, timing=0.3,
+        intensity=IntensityConfig(gain=0.15, gamma=0.1),
     )  # fmt: skip
 
 
@@ -97,6 +113,8 @@ class Draw:
     continue_edges: bool
     cut: tuple[int, bool, float] | None
     """Axis, whether its upper end, and the share of the field of view that is cut off."""
+    warp: tuple[float, int] | None = None
+    """SD of a smooth displacement in mm, and its seed."""
 
 
 def draw(config: AugmentConfig, extent_mm: tuple[float, float, float], generator: torch.Generator) -> Draw:
@@ -120,11 +138,14 @@ def draw(config: AugmentConfig, extent_mm: tuple[float, float, float], generator
             factors[axis] = -factors[axis]
     matrix = _rotation([math.radians(config.rotation_degrees) * v for v in n[1:4]]) @ torch.diag(torch.tensor(factors, dtype=torch.float64))
     cut = (int(u[4] * 3), u[5] < 0.5, 0.05 + 0.25 * r[6]) if u[6] < config.cut_probability else None
+    values = intensity.draw(config.intensity, generator)
+    # Drawn last and only where it is asked for: what else is drawn stays the same without it.
+    warp = (config.warp_mm, int(torch.randint(2**31, (), generator=generator))) if config.warp_mm else None
     return Draw(
         matrix=tuple(tuple(row) for row in matrix.tolist()), shift_mm=(shift[0], shift[1], shift[2]),
         boost_hu=config.boost_hu if u[7] < config.boost_probability else 0.0,
         timing=(math.exp(config.timing * n[8]), math.exp(config.timing * n[9])),
-        cut=cut, intensity=intensity.draw(config.intensity, generator), continue_edges=config.continue_edges,
+        cut=cut, intensity=values, continue_edges=config.continue_edges, warp=warp,
     )  # fmt: skip
 
 
@@ -178,11 +199,33 @@ def _sampling_grid(params: Draw, source: tuple[int, ...], size: Triple, spacing:
     # The map is affine: it is summed from one table an axis, which is cheaper than a product for every voxel.
     tables = [axis[:, None] * matrix[:, i][None] for i, axis in enumerate(axes)]
     points = tables[0][:, None, None] + tables[1][None, :, None] + tables[2][None, None, :] + torch.tensor(params.shift_mm, dtype=torch.float64)
+    if params.warp is not None:
+        points = points + _warp(*params.warp, axes)
     # A source of even length is centered half a voxel off its window when the lengths differ in parity; `plain` rounds down alike.
     half = torch.tensor([(n - 1) / 2 for n in source], dtype=torch.float64)
     parity = torch.tensor([((n - s) % 2) / 2 for n, s in zip(source, size, strict=True)], dtype=torch.float64)
     normalized = (points / step - parity) / half.clamp(min=0.5)
     return normalized.flip(-1)[None].float()
+
+
+def _warp(sd_mm: float, seed: int, axes: list[Tensor]) -> Tensor:
+    """A smooth random displacement in mm at the points of a grid, whose `axes` are in mm; (X, Y, Z, 3).
+
+    A uniform cubic B-spline (free-form deformation, Rueckert et al. 1999) with independent normal coefficients.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    spread = sd_mm / _SPLINE_SD
+    bases = [_spline_basis(axis / WARP_PERIOD_MM) for axis in axes]
+    moves = (torch.randn((3, *(b.shape[1] for b in bases)), generator=generator, dtype=torch.float64) * spread).clamp(-2 * spread, 2 * spread)
+    return torch.einsum("ai,bj,ck,dijk->abcd", *bases, moves)
+
+
+def _spline_basis(at: Tensor) -> Tensor:
+    """Values (points, knots) of the cubic B-splines on the whole numbers around the points `at` (in knots)."""
+    knots = torch.arange(int(at.min().floor()) - 1, int(at.max().floor()) + 3, dtype=at.dtype)
+    far = (at[:, None] - knots[None]).abs()
+    near = 2 / 3 - far.square() + far**3 / 2
+    return torch.where(far < 1, near, (2 - far).clamp(min=0) ** 3 / 6)
 
 
 def _cut(cut: tuple[int, bool, float], image: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor | None]:

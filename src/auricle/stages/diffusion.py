@@ -44,6 +44,8 @@ class DiffusionStage:
     """Augmentation of the pairs before they are encoded."""
     views: int = 4
     """Augmented views of each training pair that are encoded and cached, the unchanged one included."""
+    least_latents: int = 0
+    """Encode more views of each pair until there are so many in all: a generator of few cases learns those by heart otherwise."""
     fit: FitConfig = field(default_factory=lambda: FitConfig(steps=2000, batch_size=8, ema_decay=0.999, validate_every=500))
     """Length and speed of the training."""
     hardware: Hardware = field(default_factory=Hardware)
@@ -52,8 +54,12 @@ class DiffusionStage:
     """Seed of everything random."""
 
     def __post_init__(self) -> None:
-        if self.views < 1:
-            raise ValueError(f"--views must be at least 1, not {self.views}")
+        if self.views < 1 or self.least_latents < 0:
+            raise ValueError(f"--views must be at least 1 and --least-latents not negative, not {self.views} and {self.least_latents}")
+
+    def views_of(self, pairs: int) -> int:
+        """Views of each of so many training pairs."""
+        return max(self.views, -(-self.least_latents // pairs))
 
 
 def run(config: DiffusionStage, out: Path) -> Path:
@@ -170,7 +176,7 @@ def _cached_latents(
         latents, facts = checkpoint.load(path)
         return latents, from_json(Scales, facts["condition_scales"])
     latents, met = {}, {}
-    for split, pairs, views in (("train", train, config.views), ("validation", held_out, 1)):
+    for split, pairs, views in (("train", train, config.views_of(len(train))), ("validation", held_out, 1)):
         rows = [(i, v) for v in range(views) for i in range(len(pairs))]
         encoded = [_encode(encoder, pairs, i, v, config) for i, v in progress.track(rows, f"encode {split}", len(rows))]
         latents[f"{split}_mean"], latents[f"{split}_std"] = torch.cat([e[0] for e in encoded]), torch.cat([e[1] for e in encoded])

@@ -157,7 +157,7 @@ def _refiner(config: RefinerStage, known: Known) -> Need:
 def _diffusion(config: DiffusionStage, known: Known) -> Need:
     shape = known.latest(AutoencoderStage).network
     train, held = known.split["train"], known.split["validation"]
-    views, grid = len(train) * config.views, passes.latent_grid(shape, known.grid.size)
+    views, grid = len(train) * config.views_of(len(train)), passes.latent_grid(shape, known.grid.size)
     encoding = passes.encoding(shape, known.grid.size)
     denoising = functools.partial(passes.denoising, config.network, shape.latent_channels, grid)
     update = optimizer_cost(lambda: passes.denoiser(config.network, shape.latent_channels), config.fit)
@@ -165,7 +165,7 @@ def _diffusion(config: DiffusionStage, known: Known) -> Need:
     fitted = _fit(config.fit, views, step, update, check, 4 * len(held), 0, 0.0)
     # Mean and SD in 32 bits; for a moment they lie in memory both one by one and joined.
     latents = [count * 2 * shape.latent_channels * math.prod(grid) * 4 for count in (views, len(held))]
-    view = known.view_bytes(known.grid.size, 1) if config.views > 1 else 0
+    view = known.view_bytes(known.grid.size, 1) if views > len(train) else 0
     encoded = KERNEL_BYTES + sum(latents) + max(encoding.peak_bytes, view, *latents)
     return Need(
         known.kept(train) + known.kept(held) + encoding.parameter_bytes + max(encoded, fitted.bytes + sum(latents)),
