@@ -14,14 +14,17 @@ from numpy.typing import NDArray
 from auricle.core.errors import InputError
 
 MAX_FILES = 20_000
+_DEFLATED, MAX_DEFLATED = b"1.2.840.10008.1.2.1.99", 2**21
+"""pydicom inflates a deflated file as a whole, up to 1032 times its size: larger ones than 2 MiB, a slice many times over, are refused."""
 _TAGS = [
     "SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Rows", "Columns",
     "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope",
     "RescaleIntercept", "RescaleType", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
-_CODEC = {"1.2.840.10008.1.2.4.9": "pylibjpeg-openjpeg", "1.2.840.10008.1.2.4.20": "pylibjpeg-openjpeg"}
-"""Start of a transfer syntax UID to the package that decodes it: JPEG 2000 and HTJ2K; all other JPEG kinds below."""
-_OTHER_CODEC = "pylibjpeg-libjpeg"
+_CODEC = {"1.2.840.10008.1.2.4.9": "pylibjpeg pylibjpeg-openjpeg", "1.2.840.10008.1.2.4.20": "pylibjpeg pylibjpeg-openjpeg",
+          "1.2.840.10008.1.2.4.8": "pyjpegls"}  # fmt: skip
+"""Start of a transfer syntax UID to the packages that decode it: JPEG 2000, HTJ2K, JPEG-LS; all other JPEG kinds below."""
+_OTHER_CODEC = "python-gdcm"
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def is_dicom(path: Path) -> bool:
 def series_of(path: Path) -> str:
     """Series instance UID of one DICOM file (may be empty in anonymized files)."""
     with reading_file(path) as pydicom:
-        return str(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS).get("SeriesInstanceUID") or "")
+        return str(_load(pydicom, path, stop_before_pixels=True, specific_tags=_TAGS).get("SeriesInstanceUID") or "")
 
 
 def scan_folder(folder: Path) -> tuple[list[Slice], list[str]]:
@@ -84,7 +87,7 @@ def scan_folder(folder: Path) -> tuple[list[Slice], list[str]]:
 def decode(path: Path) -> tuple[NDArray[Any], tuple[int, int] | None]:
     """A file's frames [frame, row, column], and the stored values from .. to that mark padding, if the file has them."""
     with reading_file(path) as pydicom:
-        header = pydicom.dcmread(path)
+        header = _load(pydicom, path)
         syntax = header.file_meta.get("TransferSyntaxUID")
         missing = _missing_codec(syntax)
         if missing:
@@ -121,10 +124,18 @@ def reading_file(path: Path) -> Iterator[Any]:
             raise InputError(f"{path}: is damaged or not valid DICOM ({reason})") from None
 
 
+def _load(pydicom: Any, path: Path, **options: Any) -> Any:
+    """`pydicom.dcmread`, but for a deflated file that could hold anything."""
+    with path.open("rb") as file:
+        if _DEFLATED in file.read(2048) and path.stat().st_size > MAX_DEFLATED:
+            raise InputError(f"{path}: is deflated and larger than {MAX_DEFLATED / 2**20:.0f} MiB; store it uncompressed")
+    return pydicom.dcmread(path, **options)
+
+
 def _headers(path: Path) -> list[Slice]:
     """The image planes of one file; none if it is no image."""
     with reading_file(path) as pydicom:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+        header = _load(pydicom, path, stop_before_pixels=True, specific_tags=_TAGS)
         return _planes(header, path) if header.get("Rows") else []
 
 
@@ -178,4 +189,4 @@ def _missing_codec(syntax: Any) -> str | None:
         return None
     if get_decoder(syntax).is_available:
         return None
-    return "pylibjpeg " + next((v for k, v in _CODEC.items() if syntax.startswith(k)), _OTHER_CODEC)
+    return next((v for k, v in _CODEC.items() if syntax.startswith(k)), _OTHER_CODEC)
