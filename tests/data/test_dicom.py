@@ -171,6 +171,7 @@ def test_localizer_and_other_files_are_left_out(tmp_path: Path) -> None:
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "orthogonal"),
         ({"SamplesPerPixel": 3}, "color"),
         ({"PixelData": bytes(10)}, "damaged or not valid DICOM"),
+        ({"Rows": 5000}, "more than any CT"),
     ],
 )
 def test_refused_headers(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
@@ -224,6 +225,35 @@ def test_missing_codec_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(type(pydicom.pixels.get_decoder(pydicom.uid.JPEG2000Lossless)), "is_available", False)
     with pytest.raises(InputError, match=r"JPEG 2000.*pip install pylibjpeg pylibjpeg-openjpeg"):
         read_dicom(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "package"),
+    [
+        ("RLELossless", None),
+        ("JPEG2000Lossless", "openjpeg"),
+        ("JPEGLSLossless", "jpeg_ls"),
+    ],
+)
+def test_compressed_series(tmp_path: Path, files: Any, syntax: str, package: str | None) -> None:
+    if package is not None:
+        pytest.importorskip(package)
+    raw = np.random.default_rng(5).integers(0, 3000, (64, 48, 3)).astype(np.uint16)
+    image, affine, notices = read_dicom(files.dicom(tmp_path / "packed", raw, getattr(pydicom.uid, syntax)))
+    plain = read_dicom(files.dicom(tmp_path / "plain", raw))
+    assert np.array_equal(image, raw.astype(int) - 1024)
+    assert np.allclose(affine, plain[1])
+    assert notices == plain[2] == []
+
+
+@pytest.mark.parametrize(
+    ("syntax", "package"),
+    [("JPEGLossless", "gdcm"), ("JPEGLosslessSV1", "gdcm"), ("JPEGLSLossless", "pyjpegls"), ("JPEG2000", "openjpeg"), ("HTJ2K", "openjpeg")],
+)
+def test_every_codec_that_is_absent_is_named(monkeypatch: pytest.MonkeyPatch, syntax: str, package: str) -> None:
+    uid = getattr(pydicom.uid, syntax)
+    monkeypatch.setattr(type(pydicom.pixels.get_decoder(uid)), "is_available", False)
+    assert package in str(dicom_files.missing_codec(uid))
 
 
 def test_missing_pydicom_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,8 +35,12 @@ def test_voxels_and_place(tmp_path: Path, files: Any, name: str, dtype: Any) -> 
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(angles=st.tuples(*[st.floats(-3.1, 3.1)] * 3), spacing=st.tuples(*[st.floats(0.2, 8)] * 3), ending=st.sampled_from(["nrrd", "nhdr", "mha", "mhd"]),
-       packed=st.booleans())  # fmt: skip
+@given(
+    angles=st.tuples(*[st.floats(-3.1, 3.1)] * 3),
+    spacing=st.tuples(*[st.floats(0.2, 8)] * 3),
+    ending=st.sampled_from(["nrrd", "nhdr", "mha", "mhd"]),
+    packed=st.booleans(),
+)
 def test_simpleitk_agrees(tmp_path: Path, angles: Any, spacing: Any, ending: str, packed: bool) -> None:
     """What SimpleITK writes, on any rotated grid, is read at the place where SimpleITK has it."""
     sitk = pytest.importorskip("SimpleITK")

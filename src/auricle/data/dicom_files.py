@@ -89,7 +89,7 @@ def decode(path: Path) -> tuple[NDArray[Any], tuple[int, int] | None]:
     with reading_file(path) as pydicom:
         header = _load(pydicom, path)
         syntax = header.file_meta.get("TransferSyntaxUID")
-        missing = _missing_codec(syntax)
+        missing = missing_codec(syntax)
         if missing:
             name = getattr(syntax, "name", syntax)
             raise InputError(f"{path}: is compressed with {name}; to read it: pip install {missing}")
@@ -181,7 +181,7 @@ def _plane(header: Any, path: Path, frame: int, places: list[Any]) -> Slice:
     )
 
 
-def _missing_codec(syntax: Any) -> str | None:
+def missing_codec(syntax: Any) -> str | None:
     """The package to install for a transfer syntax that nothing installed can decode; None if it can be read."""
     from pydicom.pixels.decoders.base import get_decoder
 
