@@ -203,6 +203,19 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
         assert np.isfinite(np.linalg.inv(affine)).all()
 
 
+def test_a_slice_that_is_cut_off_is_not_passed_over(tmp_path: Path) -> None:
+    """At either end of a series nothing else would show that it is missing."""
+    path = series(tmp_path) / "a.dcm"
+    whole = path.read_bytes()
+    for keep in range(0, len(whole), 13):
+        path.write_bytes(whole[:keep])
+        with pytest.raises(InputError, match=r"a\.dcm"):
+            read_dicom(tmp_path)
+    path.unlink()
+    (tmp_path / "._a.dcm").write_bytes(b"what macOS leaves")
+    assert read_dicom(tmp_path)[0].shape == (5, 4, 5)
+
+
 def test_no_dicom(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no DICOM images"):
         read_dicom(tmp_path)

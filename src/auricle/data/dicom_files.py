@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from auricle.core.errors import InputError
 
 MAX_FILES = 20_000
+_ENDINGS = (".dcm", ".ima")
+_DIRECTORY = "1.2.840.10008.1.3.10"
+"""Media storage directory: a DICOMDIR, whatever its name."""
 _DEFLATED, MAX_DEFLATED = b"1.2.840.10008.1.2.1.99", 2**21
 """pydicom inflates a deflated file as a whole, up to 1032 times its size: larger ones than 2 MiB, a slice many times over, are refused."""
 _TAGS = [
@@ -73,7 +76,10 @@ def scan_folder(folder: Path) -> tuple[list[Slice], list[str]]:
     for count, path in enumerate(sorted(p for p in folder.rglob("*") if p.is_file())):
         if count >= MAX_FILES:
             raise InputError(f"{folder}: holds more than {MAX_FILES} files; give the folder of one study")
-        if path.name == "DICOMDIR" or not is_dicom(path):
+        if path.name == "DICOMDIR" or path.name.startswith("._") or not is_dicom(path):
+            if path.suffix.lower() in _ENDINGS and not path.name.startswith("._"):
+                # Passed over, it would be a slice less, which nothing shows at the end of a series.
+                raise InputError(f"{path}: has the name of a DICOM file but is none ({path.stat().st_size} bytes); copy it again or remove it")
             others += 1
             continue
         found = _headers(path)
@@ -93,7 +99,7 @@ def decode(path: Path) -> tuple[NDArray[Any], tuple[int, int] | None]:
         if missing:
             name = getattr(syntax, "name", syntax)
             raise InputError(f"{path}: is compressed with {name}; to read it: pip install {missing}")
-        frames = np.asarray(header.pixel_array)
+        frames = _frames(header, syntax)
         value, limit = header.get("PixelPaddingValue"), header.get("PixelPaddingRangeLimit")
         frames = frames if frames.ndim == 3 else frames[None]
         if value in (None, ""):
@@ -101,6 +107,15 @@ def decode(path: Path) -> tuple[NDArray[Any], tuple[int, int] | None]:
         # The value may be written in the other signedness than the pixels; both are 16 bits wide.
         ends = [int(np.array(int(v) & 0xFFFF, np.uint16).astype(frames.dtype)) for v in (value, limit) if v not in (None, "")]
         return frames, (min(ends), max(ends))
+
+
+def _frames(header: Any, syntax: Any) -> NDArray[Any]:
+    """The decoded pixels; not by GDCM where another package can, since damaged files make it crash the process."""
+    from pydicom.pixels.decoders.base import get_decoder
+
+    able = get_decoder(syntax).available_plugins if syntax is not None and syntax.is_encapsulated else ()
+    header.pixel_array_options(decoding_plugin=next((p for p in ("pylibjpeg", "pyjpegls") if p in able), ""))
+    return np.asarray(header.pixel_array)
 
 
 @contextmanager
@@ -136,7 +151,12 @@ def _headers(path: Path) -> list[Slice]:
     """The image planes of one file; none if it is no image."""
     with reading_file(path) as pydicom:
         header = _load(pydicom, path, stop_before_pixels=True, specific_tags=_TAGS)
-        return _planes(header, path) if header.get("Rows") else []
+        if header.get("Rows"):
+            return _planes(header, path)
+        kind, stated = header.get("SOPClassUID"), header.file_meta.get("MediaStorageSOPClassUID")
+        if stated != _DIRECTORY and (kind is None or kind != stated or "Image Storage" in kind.name):
+            raise InputError(f"{path}: is cut off inside its header; copy it again or remove it")
+        return []
 
 
 def _planes(header: Any, path: Path) -> list[Slice]:
