@@ -20,7 +20,7 @@ from auricle import __version__
 from auricle.core.anatomy import ID
 from auricle.core.files import write_text
 from auricle.core.machine import describe_machine
-from auricle.data.nifti import read_label
+from auricle.data.labels import read_label
 from auricle.phantom.anatomy import CALIBRATION_MM, build_anatomy
 from auricle.phantom.checks import check
 from auricle.phantom.measures import VALVES, Label, Spacing, facing, farthest, wall_distances

@@ -127,11 +127,12 @@ def test_gantry_tilt_is_resampled(tmp_path: Path) -> None:
     tilt = np.deg2rad(15)
     flat = np.full((4, 5), 1100, np.uint16).tobytes()
     series(tmp_path, change=lambda n: {"ImagePositionPatient": [0, 2 * n * np.tan(tilt), 2 * n], "PixelData": flat})
-    image, affine, notices = read_dicom(tmp_path)
-    assert np.allclose(affine[:3, :3], np.diag([-0.75, -0.5, 2.0]))
+    case, notices = read_scan(tmp_path, not_hu=True)
+    assert np.allclose(case.affine[:3, :3], np.diag([-0.75, -0.5, 2.0]))
     assert "15.0 degrees" in notices[0]
-    assert set(np.unique(image)) == {-1024, 76}
-    assert image.shape[1] > 4 + 4
+    assert any("right-angled" in n for n in notices)
+    assert set(np.unique(case.image)) == {-1024, 76}
+    assert case.image.shape[1] > 4 + 4
 
 
 def test_several_series(tmp_path: Path) -> None:
@@ -170,6 +171,7 @@ def test_localizer_and_other_files_are_left_out(tmp_path: Path) -> None:
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "orthogonal"),
         ({"SamplesPerPixel": 3}, "color"),
         ({"PixelData": bytes(10)}, "damaged or not valid DICOM"),
+        ({"Rows": 5000}, "more than any CT"),
     ],
 )
 def test_refused_headers(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
@@ -201,6 +203,19 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
         assert np.isfinite(np.linalg.inv(affine)).all()
 
 
+def test_a_slice_that_is_cut_off_is_not_passed_over(tmp_path: Path) -> None:
+    """At either end of a series nothing else would show that it is missing."""
+    path = series(tmp_path) / "a.dcm"
+    whole = path.read_bytes()
+    for keep in range(0, len(whole), 13):
+        path.write_bytes(whole[:keep])
+        with pytest.raises(InputError, match=r"a\.dcm"):
+            read_dicom(tmp_path)
+    path.unlink()
+    (tmp_path / "._a.dcm").write_bytes(b"what macOS leaves")
+    assert read_dicom(tmp_path)[0].shape == (5, 4, 5)
+
+
 def test_no_dicom(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no DICOM images"):
         read_dicom(tmp_path)
@@ -223,6 +238,35 @@ def test_missing_codec_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(type(pydicom.pixels.get_decoder(pydicom.uid.JPEG2000Lossless)), "is_available", False)
     with pytest.raises(InputError, match=r"JPEG 2000.*pip install pylibjpeg pylibjpeg-openjpeg"):
         read_dicom(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "package"),
+    [
+        ("RLELossless", None),
+        ("JPEG2000Lossless", "openjpeg"),
+        ("JPEGLSLossless", "jpeg_ls"),
+    ],
+)
+def test_compressed_series(tmp_path: Path, files: Any, syntax: str, package: str | None) -> None:
+    if package is not None:
+        pytest.importorskip(package)
+    raw = np.random.default_rng(5).integers(0, 3000, (64, 48, 3)).astype(np.uint16)
+    image, affine, notices = read_dicom(files.dicom(tmp_path / "packed", raw, getattr(pydicom.uid, syntax)))
+    plain = read_dicom(files.dicom(tmp_path / "plain", raw))
+    assert np.array_equal(image, raw.astype(int) - 1024)
+    assert np.allclose(affine, plain[1])
+    assert notices == plain[2] == []
+
+
+@pytest.mark.parametrize(
+    ("syntax", "package"),
+    [("JPEGLossless", "gdcm"), ("JPEGLosslessSV1", "gdcm"), ("JPEGLSLossless", "pyjpegls"), ("JPEG2000", "openjpeg"), ("HTJ2K", "openjpeg")],
+)
+def test_every_codec_that_is_absent_is_named(monkeypatch: pytest.MonkeyPatch, syntax: str, package: str) -> None:
+    uid = getattr(pydicom.uid, syntax)
+    monkeypatch.setattr(type(pydicom.pixels.get_decoder(uid)), "is_available", False)
+    assert package in str(dicom_files.missing_codec(uid))
 
 
 def test_missing_pydicom_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

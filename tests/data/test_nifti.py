@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from auricle.core.errors import InputError
-from auricle.data.nifti import read_label, read_nifti, saving, to_ids, write_nifti
-from auricle.data.nifti_header import is_sheared
+from auricle.data.geometry import is_sheared
+from auricle.data.labels import read_label, to_ids
+from auricle.data.nifti import read_nifti, saving, write_nifti
 
 AFFINE = np.array([[0.0, -1.5, 0.0, 30.0], [2.0, 0.0, 0.0, -20.0], [0.0, 0.0, 2.5, 7.0], [0.0, 0.0, 0.0, 1.0]])
 

@@ -89,7 +89,7 @@ def test_sheared_scan_is_resampled(tmp_path: Path) -> None:
 def test_what_is_no_scan(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("hello")
     (tmp_path / "e.dcm").touch()
-    for name, message in (("a.txt", "neither NIfTI"), ("e.dcm", "0 bytes"), ("none.nii", "no such file")):
+    for name, message in (("a.txt", "neither a volume"), ("e.dcm", "0 bytes"), ("none.nii", "no such file")):
         with pytest.raises(InputError, match=message):
             read_scan(tmp_path / name)
 

@@ -12,7 +12,8 @@ from auricle import cli, recipes
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
 from auricle.data.conditions import Conditions
-from auricle.data.nifti import read_label, read_nifti
+from auricle.data.labels import read_label
+from auricle.data.nifti import read_nifti
 from auricle.models.autoencoder import AutoencoderConfig
 from auricle.models.denoiser import DenoiserConfig
 from auricle.models.refiner import RefinerConfig

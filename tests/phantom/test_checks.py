@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from auricle.core.anatomy import ID, KEYS
 from auricle.core.case import Case
 from auricle.core.errors import InputError
-from auricle.data.nifti import read_label
+from auricle.data.labels import read_label
 from auricle.phantom import check, draw_patient, virtual_patient
 from auricle.phantom.anatomy import CALIBRATION_MM, build_anatomy
 from auricle.phantom.measures import contact_areas, facing, survey, wall_distances

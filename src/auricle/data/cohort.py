@@ -1,4 +1,4 @@
-"""Where cases come from: virtual patients, an nnU-Net raw data set, or a folder of image and label pairs."""
+"""Where cases come from: virtual patients, or scans with label maps in a folder or listed in a table."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +42,7 @@ class FolderData:
     """Scans with label maps on disk."""
 
     path: Path
-    """An nnU-Net raw data set, or a folder of image and label pairs."""
+    """A folder in a layout of nnU-Net, the Medical Segmentation Decathlon, MM-WHS, TotalSegmentator or image and label pairs, or a .csv of paths."""
     kind: Literal["folder"] = "folder"
     label_map: str | None = None
     """What the label files' values mean, e.g. ``1=LV,2=RV``, where a data set names none."""
@@ -126,8 +126,9 @@ class FolderCohort:
 
     def fingerprint(self) -> str:
         """Names, sizes and modification times: an edited file is read again."""
-        files: list[Path] = [f for p in self._pairs for f in (p.image, p.label) if f is not None]
-        files += [f for name in ("dataset.json", "patients.csv") if (f := self._data.path / name).exists()]
+        path = self._data.path
+        files = [f for p in self._pairs for f in p.files]
+        files += [path] if path.is_file() else [f for name in ("dataset.json", "patients.csv", "meta.csv") if (f := path / name).exists()]
         return digest([[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files])
 
     def load(self, index: int, grid: ModelGrid) -> tuple[Case, list[str]]:

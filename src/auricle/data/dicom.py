@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from auricle.core.errors import InputError
 from auricle.data.dicom_files import Slice, decode, scan_folder
-from auricle.data.nifti_header import is_sheared
-from auricle.data.preprocess import AIR_HU, upright
+from auricle.data.geometry import LPS_TO_RAS, MAX_AXIS, MAX_VOXELS, is_sheared
+from auricle.data.preprocess import AIR_HU
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class Series:
@@ -46,7 +45,7 @@ def read_dicom(folder: Path, series: str | None = None) -> tuple[NDArray[Any], N
 
     Returns:
         HU [x, y, z] (int16 where slope and intercept are whole numbers, else float32; outside the field of view
-        -1024), affine from voxel index to RAS+ mm, notices.
+        -1024), affine from voxel index to RAS+ mm (sheared for a tilted gantry), notices.
 
     Raises:
         InputError: not one complete, evenly spaced CT series that can be decoded.
@@ -63,8 +62,7 @@ def read_dicom(folder: Path, series: str | None = None) -> tuple[NDArray[Any], N
     if is_sheared(affine):
         axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
         tilt = math.degrees(math.asin(min(1.0, float(np.abs(axes[:, 2] @ axes[:, :2]).max()))))
-        image, affine = upright(image, affine)
-        notices.append(f"{folder}: gantry tilt of {tilt:.1f} degrees; the slices were resampled to a right-angled grid")
+        notices.append(f"{folder}: gantry tilt of {tilt:.1f} degrees (the slices do not lie upright on each other)")
     return image, affine, notices
 
 
@@ -104,6 +102,9 @@ def _check_alike(slices: list[Slice], folder: Path) -> None:
     if len(sizes) > 1:
         each = ", ".join(f"{r}x{c} ({sum(s.shape == (r, c) for s in slices)} images)" for r, c in sizes)
         raise InputError(f"{folder}: the series mixes matrix sizes {each}; keep one kind in the folder or give --series")
+    (rows, columns), = sizes
+    if max(rows, columns) > MAX_AXIS or rows * columns * len(slices) > MAX_VOXELS:
+        raise InputError(f"{folder}: the headers claim {rows} x {columns} x {len(slices)} voxels, more than any CT; they are damaged")
     for s in slices:
         if s.samples != 1:
             raise InputError(f"{s.path}: is a color image; CT values are needed")
@@ -164,7 +165,7 @@ def _affine(slices: list[Slice], folder: Path) -> NDArray[np.float64]:
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     if abs(np.linalg.det(axes)) < 0.5:
         raise InputError(f"{folder}: the slices run almost within their own plane; the positions are damaged")
-    ras: NDArray[np.float64] = _LPS_TO_RAS @ affine
+    ras: NDArray[np.float64] = LPS_TO_RAS @ affine
     return ras
 
 

@@ -14,14 +14,20 @@ from numpy.typing import NDArray
 from auricle.core.errors import InputError
 
 MAX_FILES = 20_000
+_ENDINGS = (".dcm", ".ima")
+_DIRECTORY = "1.2.840.10008.1.3.10"
+"""Media storage directory: a DICOMDIR, whatever its name."""
+_DEFLATED, MAX_DEFLATED = b"1.2.840.10008.1.2.1.99", 2**21
+"""pydicom inflates a deflated file as a whole, up to 1032 times its size: larger ones than 2 MiB, a slice many times over, are refused."""
 _TAGS = [
     "SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Rows", "Columns",
     "SamplesPerPixel", "NumberOfFrames", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope",
     "RescaleIntercept", "RescaleType", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]  # fmt: skip
-_CODEC = {"1.2.840.10008.1.2.4.9": "pylibjpeg-openjpeg", "1.2.840.10008.1.2.4.20": "pylibjpeg-openjpeg"}
-"""Start of a transfer syntax UID to the package that decodes it: JPEG 2000 and HTJ2K; all other JPEG kinds below."""
-_OTHER_CODEC = "pylibjpeg-libjpeg"
+_CODEC = {"1.2.840.10008.1.2.4.9": "pylibjpeg pylibjpeg-openjpeg", "1.2.840.10008.1.2.4.20": "pylibjpeg pylibjpeg-openjpeg",
+          "1.2.840.10008.1.2.4.8": "pyjpegls"}  # fmt: skip
+"""Start of a transfer syntax UID to the packages that decode it: JPEG 2000, HTJ2K, JPEG-LS; all other JPEG kinds below."""
+_OTHER_CODEC = "python-gdcm"
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def is_dicom(path: Path) -> bool:
 def series_of(path: Path) -> str:
     """Series instance UID of one DICOM file (may be empty in anonymized files)."""
     with reading_file(path) as pydicom:
-        return str(pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS).get("SeriesInstanceUID") or "")
+        return str(_load(pydicom, path, stop_before_pixels=True, specific_tags=_TAGS).get("SeriesInstanceUID") or "")
 
 
 def scan_folder(folder: Path) -> tuple[list[Slice], list[str]]:
@@ -70,7 +76,10 @@ def scan_folder(folder: Path) -> tuple[list[Slice], list[str]]:
     for count, path in enumerate(sorted(p for p in folder.rglob("*") if p.is_file())):
         if count >= MAX_FILES:
             raise InputError(f"{folder}: holds more than {MAX_FILES} files; give the folder of one study")
-        if path.name == "DICOMDIR" or not is_dicom(path):
+        if path.name == "DICOMDIR" or path.name.startswith("._") or not is_dicom(path):
+            if path.suffix.lower() in _ENDINGS and not path.name.startswith("._"):
+                # Passed over, it would be a slice less, which nothing shows at the end of a series.
+                raise InputError(f"{path}: has the name of a DICOM file but is none ({path.stat().st_size} bytes); copy it again or remove it")
             others += 1
             continue
         found = _headers(path)
@@ -84,13 +93,13 @@ def scan_folder(folder: Path) -> tuple[list[Slice], list[str]]:
 def decode(path: Path) -> tuple[NDArray[Any], tuple[int, int] | None]:
     """A file's frames [frame, row, column], and the stored values from .. to that mark padding, if the file has them."""
     with reading_file(path) as pydicom:
-        header = pydicom.dcmread(path)
+        header = _load(pydicom, path)
         syntax = header.file_meta.get("TransferSyntaxUID")
-        missing = _missing_codec(syntax)
+        missing = missing_codec(syntax)
         if missing:
             name = getattr(syntax, "name", syntax)
             raise InputError(f"{path}: is compressed with {name}; to read it: pip install {missing}")
-        frames = np.asarray(header.pixel_array)
+        frames = _frames(header, syntax)
         value, limit = header.get("PixelPaddingValue"), header.get("PixelPaddingRangeLimit")
         frames = frames if frames.ndim == 3 else frames[None]
         if value in (None, ""):
@@ -98,6 +107,15 @@ def decode(path: Path) -> tuple[NDArray[Any], tuple[int, int] | None]:
         # The value may be written in the other signedness than the pixels; both are 16 bits wide.
         ends = [int(np.array(int(v) & 0xFFFF, np.uint16).astype(frames.dtype)) for v in (value, limit) if v not in (None, "")]
         return frames, (min(ends), max(ends))
+
+
+def _frames(header: Any, syntax: Any) -> NDArray[Any]:
+    """The decoded pixels; not by GDCM where another package can, since damaged files make it crash the process."""
+    from pydicom.pixels.decoders.base import get_decoder
+
+    able = get_decoder(syntax).available_plugins if syntax is not None and syntax.is_encapsulated else ()
+    header.pixel_array_options(decoding_plugin=next((p for p in ("pylibjpeg", "pyjpegls") if p in able), ""))
+    return np.asarray(header.pixel_array)
 
 
 @contextmanager
@@ -121,11 +139,24 @@ def reading_file(path: Path) -> Iterator[Any]:
             raise InputError(f"{path}: is damaged or not valid DICOM ({reason})") from None
 
 
+def _load(pydicom: Any, path: Path, **options: Any) -> Any:
+    """`pydicom.dcmread`, but for a deflated file that could hold anything."""
+    with path.open("rb") as file:
+        if _DEFLATED in file.read(2048) and path.stat().st_size > MAX_DEFLATED:
+            raise InputError(f"{path}: is deflated and larger than {MAX_DEFLATED / 2**20:.0f} MiB; store it uncompressed")
+    return pydicom.dcmread(path, **options)
+
+
 def _headers(path: Path) -> list[Slice]:
     """The image planes of one file; none if it is no image."""
     with reading_file(path) as pydicom:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
-        return _planes(header, path) if header.get("Rows") else []
+        header = _load(pydicom, path, stop_before_pixels=True, specific_tags=_TAGS)
+        if header.get("Rows"):
+            return _planes(header, path)
+        kind, stated = header.get("SOPClassUID"), header.file_meta.get("MediaStorageSOPClassUID")
+        if stated != _DIRECTORY and (kind is None or kind != stated or "Image Storage" in kind.name):
+            raise InputError(f"{path}: is cut off inside its header; copy it again or remove it")
+        return []
 
 
 def _planes(header: Any, path: Path) -> list[Slice]:
@@ -170,7 +201,7 @@ def _plane(header: Any, path: Path, frame: int, places: list[Any]) -> Slice:
     )
 
 
-def _missing_codec(syntax: Any) -> str | None:
+def missing_codec(syntax: Any) -> str | None:
     """The package to install for a transfer syntax that nothing installed can decode; None if it can be read."""
     from pydicom.pixels.decoders.base import get_decoder
 
@@ -178,4 +209,4 @@ def _missing_codec(syntax: Any) -> str | None:
         return None
     if get_decoder(syntax).is_available:
         return None
-    return "pylibjpeg " + next((v for k, v in _CODEC.items() if syntax.startswith(k)), _OTHER_CODEC)
+    return next((v for k, v in _CODEC.items() if syntax.startswith(k)), _OTHER_CODEC)

@@ -1,4 +1,4 @@
-"""Any scan a user gives, NIfTI or DICOM, as one case in HU on its own grid."""
+"""Any scan a user gives, a volume file or DICOM, as one case in HU on its own grid."""
 
 from pathlib import Path
 from typing import Any
@@ -8,13 +8,15 @@ from numpy.typing import NDArray
 
 from auricle.core.case import Case
 from auricle.core.errors import InputError
+from auricle.data.archive import unpacked
 from auricle.data.dicom import read_dicom
 from auricle.data.dicom_files import is_dicom, series_of
-from auricle.data.nifti import read_nifti
-from auricle.data.nifti_header import is_sheared
+from auricle.data.geometry import is_sheared
 from auricle.data.preprocess import AIR_HU, upright
+from auricle.data.volume_files import ENDINGS, ending, read_volume
 
 MAX_HU = 32767
+Volume = tuple[NDArray[Any], NDArray[np.float64], list[str]]
 
 
 def read_scan(
@@ -24,15 +26,17 @@ def read_scan(
     assume_orientation: str | None = None,
     volume_index: int | None = None,
     not_hu: bool = False,
+    straighten: bool = True,
 ) -> tuple[Case, list[str]]:
     """Read one CT scan.
 
     Args:
-        path: NIfTI file, folder of a DICOM series, or one file of it.
+        path: NIfTI, NRRD or MetaImage file, folder of a DICOM series, one file of it, or a .zip of any of these.
         series: series instance UID or number, where a folder holds several.
-        assume_orientation: axis code such as ``"RAS"`` for a NIfTI file that states none.
-        volume_index: which volume of a 4D NIfTI file.
+        assume_orientation: axis code such as ``"RAS"`` for a file that states none.
+        volume_index: which volume of a 4D file.
         not_hu: accept values that cannot be HU, unchanged.
+        straighten: resample a sheared grid to right angles.
 
     Returns:
         The case on the scan's own grid (a sheared one is resampled to right angles), image int16 where all values
@@ -44,23 +48,55 @@ def read_scan(
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
-    if path.is_dir():
-        image, affine, notices = read_dicom(path, series)
-        name = path.resolve().name
-    elif path.name.endswith((".nii", ".nii.gz")):
-        image, affine, notices = read_nifti(path, assume_orientation=assume_orientation, volume_index=volume_index)
-        name = path.name.removesuffix(".gz").removesuffix(".nii")
-    elif path.stat().st_size and is_dicom(path):
-        image, affine, notices = read_dicom(path.parent, series_of(path) if series is None else series)
-        name = path.resolve().parent.name
-    else:
-        raise InputError(f"{path}: is neither NIfTI (.nii, .nii.gz) nor DICOM{'' if path.stat().st_size else ' (0 bytes)'}")
+    image, affine, notices = _any(path, series, assume_orientation, volume_index)
     image, more = clean_hu(image, str(path), not_hu=not_hu)
+    case = Case(id=scan_name(path), image=image, affine=affine)
     notices += more
-    if is_sheared(affine):
-        image, affine = upright(image, affine)
-        notices.append(f"{path}: resampled to a right-angled grid of {' x '.join(str(n) for n in image.shape)} voxels")
-    return Case(id=name, image=image, affine=affine), notices
+    return straightened(case, path, notices) if straighten else (case, notices)
+
+
+def straightened(case: Case, path: Path, notices: list[str]) -> tuple[Case, list[str]]:
+    """A sheared case (without a label map) on the right-angled grid that covers it, with one more notice; others as they are."""
+    if not is_sheared(case.affine):
+        return case, notices
+    image, affine = upright(case.image, case.affine)
+    size = " x ".join(str(n) for n in image.shape)
+    return Case(case.id, image, affine, attributes=case.attributes), [*notices, f"{path}: resampled to a right-angled grid of {size} voxels"]
+
+
+def scan_name(path: Path) -> str:
+    """What a scan is called: its file's or folder's name without ending; that of the folder for one file of a DICOM series."""
+    kind = ending(path) or (".zip" if path.name.endswith(".zip") else "")
+    if path.is_dir():
+        return path.resolve().name
+    return path.name.removesuffix(kind) if kind else path.resolve().parent.name
+
+
+def _any(path: Path, series: str | None, assume: str | None, index: int | None) -> Volume:
+    """Image, affine and notices of whatever lies at `path`."""
+    if path.is_dir():
+        return read_dicom(path, series)
+    if path.name.endswith(".zip"):
+        return _zipped(path, series, assume, index)
+    if ending(path):
+        return read_volume(path, assume_orientation=assume, volume_index=index)
+    if path.stat().st_size and is_dicom(path):
+        return read_dicom(path.parent, series_of(path) if series is None else series)
+    known = f"a volume ({', '.join(ENDINGS)}) nor DICOM nor a .zip of these"
+    raise InputError(f"{path}: is neither {known}{'' if path.stat().st_size else ' (0 bytes)'}")
+
+
+def _zipped(path: Path, series: str | None, assume: str | None, index: int | None) -> Volume:
+    with unpacked(path) as folder:
+        volumes = sorted(p for p in folder.rglob("*") if ending(p) and not p.name.startswith("."))
+        if len(volumes) > 1:
+            names = ", ".join(str(p.relative_to(folder)) for p in volumes[:8])
+            raise InputError(f"{path}: holds {len(volumes)} volumes ({names}); unpack it and choose one")
+        try:
+            image, affine, notices = _any(volumes[0] if volumes else folder, series, assume, index)
+        except InputError as error:
+            raise InputError(str(error).replace(str(folder), str(path))) from None
+        return image, affine, [n.replace(str(folder), str(path)) for n in notices]
 
 
 def clean_hu(image: NDArray[Any], name: str, *, not_hu: bool = False) -> tuple[NDArray[Any], list[str]]:
@@ -79,17 +115,21 @@ def clean_hu(image: NDArray[Any], name: str, *, not_hu: bool = False) -> tuple[N
         if not not_hu:
             raise InputError(f"{message}; if they are meant, give --not-hu")
         notices.append(f"{message}; taken as they are, as you asked")
-    whole, clipped = True, 0
-    out = np.empty(image.shape, np.float32)
-    for x, part in enumerate(image):
-        clipped += int(np.count_nonzero(part > MAX_HU))
-        out[x] = np.clip(part, AIR_HU, MAX_HU)
-        whole = whole and np.array_equal(np.rint(out[x]), out[x])
+    clipped = sum(int(np.count_nonzero(part > MAX_HU)) for part in image)
+    whole = np.issubdtype(image.dtype, np.integer) or all(_whole(part) for part in image)
+    out = np.empty(image.shape, np.int16 if whole else np.float32)
+    for part, target in zip(image, out, strict=True):
+        target[...] = np.clip(part, AIR_HU, MAX_HU)
     if padded:
         notices.append(f"{name}: {padded} voxels below {AIR_HU} HU lie outside the field of view; set to {AIR_HU}")
     if clipped:
         notices.append(f"{name}: {clipped} voxels above {MAX_HU} HU clipped")
-    return (out.astype(np.int16) if whole else out), notices
+    return out, notices
+
+
+def _whole(part: NDArray[Any]) -> bool:
+    inside = np.clip(part, AIR_HU, MAX_HU).astype(np.float32)
+    return np.array_equal(np.rint(inside), inside)
 
 
 def _range(image: NDArray[Any]) -> tuple[float, float, int]:

@@ -13,7 +13,8 @@ from auricle.core.anatomy import KEYS
 from auricle.core.errors import InputError
 from auricle.core.files import read_json
 from auricle.core.runs import read_metrics
-from auricle.data.nifti import read_label, read_nifti
+from auricle.data.labels import read_label
+from auricle.data.nifti import read_nifti
 
 Image = NDArray[Any]
 Labels = NDArray[np.uint8]

@@ -1,0 +1,65 @@
+"""Label maps: a file's values become structure ids."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auricle.core.anatomy import LABEL_COUNT
+from auricle.core.errors import InputError
+from auricle.data.volume_files import read_volume
+
+
+def read_label(
+    path: Path,
+    *,
+    label_map: Mapping[int, int] | None = None,
+    assume_orientation: str | None = None,
+    volume_index: int | None = None,
+) -> tuple[NDArray[np.uint8], NDArray[np.float64], list[str]]:
+    """Read a label map of the ids 0..8 from one volume file; `label_map` translates the file's values (0 is always background).
+
+    Returns:
+        Label map [x, y, z], its affine (voxel index to RAS+ mm) and notices.
+
+    Raises:
+        InputError: as `read_volume`, and for values that are not ids, which the message lists.
+    """
+    values, affine, notices = read_volume(path, assume_orientation=assume_orientation, volume_index=volume_index)
+    return to_ids(values, str(path), label_map), affine, notices
+
+
+def to_ids(values: NDArray[Any], name: str, label_map: Mapping[int, int] | None = None) -> NDArray[np.uint8]:
+    """Check that `values` are label ids (after `label_map`) and return them as uint8; `name` is for the message."""
+    way_out = "give --label-map VALUE=STRUCTURE,.. (0 drops a value)"
+    present = label_values(values, name)
+    table = {0: 0, **(label_map or {v: v for v in range(LABEL_COUNT)})}
+    wrong = [v for v in present if v not in table]
+    if wrong:
+        raise InputError(f"{name}: holds the label values {_few(present)}, of which {_few(wrong)} have no structure; {way_out}")
+    beyond = sorted({v for v in table.values() if not 0 <= v < LABEL_COUNT})
+    if beyond:
+        raise InputError(f"--label-map: {_few(beyond)} are not structure ids 0..{LABEL_COUNT - 1}")
+    out = np.zeros(values.shape, np.uint8)
+    known, ids = np.array(present, values.dtype), np.array([table[v] for v in present], np.uint8)
+    for x in range(len(values)):
+        out[x] = ids[np.searchsorted(known, values[x])]
+    return out
+
+
+def label_values(values: NDArray[Any], name: str) -> list[int]:
+    """The different values, sorted; raises `InputError` where one is not whole. Works part by part: a sort of a whole scan takes gigabytes."""
+    # Among neighbors most values repeat, so that few are left to sort.
+    found = {v for part in values for v in np.unique(part).tolist()}
+    odd = sorted(v for v in found if v != int(v))
+    if odd:
+        raise InputError(f"{name}: labels are whole numbers, this file holds {_few(odd)}; was it interpolated?")
+    return sorted(int(v) for v in found)
+
+
+def _few(values: Sequence[Any]) -> str:
+    """At most eight values, as text."""
+    shown = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values[:8])
+    return shown + (f", .. ({len(values)} values)" if len(values) > 8 else "")

@@ -1,0 +1,44 @@
+"""One volume from one file, whatever its format."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auricle.core.errors import InputError
+from auricle.data.nifti import read_nifti
+from auricle.data.volume_formats import read_metaimage, read_nrrd
+
+_READERS = {".nii": read_nifti, ".nii.gz": read_nifti, ".nrrd": read_nrrd, ".nhdr": read_nrrd, ".mha": read_metaimage, ".mhd": read_metaimage}
+ENDINGS = tuple(_READERS)
+
+
+def ending(path: Path) -> str | None:
+    """The ending of a volume file; None for anything else."""
+    return next((e for e in ENDINGS if path.name.endswith(e)), None)
+
+
+def read_volume(
+    path: Path, *, assume_orientation: str | None = None, volume_index: int | None = None
+) -> tuple[NDArray[Any], NDArray[np.float64], list[str]]:
+    """Read one 3D volume from a NIfTI, NRRD or MetaImage file.
+
+    Args:
+        path: the file, known by its ending.
+        assume_orientation: axis code such as ``"RAS"`` for a file that states no orientation.
+        volume_index: which volume of a 4D file to take, from 0.
+
+    Returns:
+        Array [x, y, z] (integers where the file holds them and scales by whole numbers), the affine from voxel index to RAS+ mm, and notices.
+
+    Raises:
+        InputError: the file is damaged, or its header does not describe one finite 3D volume in space.
+    """
+    path = Path(path)
+    kind = ending(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if kind is None:
+        raise InputError(f"{path}: not the name of a volume file; it should end in {', '.join(ENDINGS)}")
+    return _READERS[kind](path, assume_orientation=assume_orientation, volume_index=volume_index)
