@@ -112,7 +112,7 @@ def _say_what(header: Any) -> None:
     """That the image is synthetic, in every place where a reader may look."""
     # Its pixels come from no acquisition, so it is neither original nor primary.
     header.ImageType = ["DERIVED", "SECONDARY", "AXIAL", "SYNTHETIC"]
-    header.SyntheticData = "YES"
+    # The newer flag for this, Synthetic Data (0008,001C), is left out: validators with an older dictionary (dicom3tools of 2022) call it an error.
     header.ContentQualification = "RESEARCH"
     header.DerivationDescription = "Drawn by a latent diffusion model; no patient was scanned"
     header.ImageComments = "SYNTHETIC - research only, not for clinical use"

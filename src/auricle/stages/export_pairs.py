@@ -157,7 +157,7 @@ def _flat(row: dict[str, Any], label: NDArray[np.uint8], affine: NDArray[np.floa
     flat |= {f"requested_{k}": v for k, v in asked.items() if k != "volumes_ml"}
     flat |= {f"requested_{k}_ml": v for k, v in asked.get("volumes_ml", {}).items()}
     if "faults" in row:
-        flat["faults"] = "; ".join(row["faults"])
+        flat["faults"] = len(row["faults"])
     voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
     counts = np.bincount(label.ravel(), minlength=LABEL_COUNT)
     return flat | {f"{k}_ml": round(float(counts[ID[k]]) * voxel_ml, 3) for k in KEYS}
