@@ -55,9 +55,12 @@ def test_a_killed_process_loses_nothing_and_the_next_one_clears_up(tmp_path: Pat
 
 
 def test_what_another_process_made_meanwhile_is_kept(tmp_path: Path) -> None:
-    with pytest.raises(FileExistsError), atomic_folder(tmp_path / "out"):
-        (tmp_path / "out").mkdir()
-        (tmp_path / "out" / "theirs").write_text("kept")
+    opened = atomic_folder(tmp_path / "out")
+    opened.__enter__()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "theirs").write_text("kept")
+    with pytest.raises(FileExistsError):
+        opened.__exit__(None, None, None)
     assert folder_of(tmp_path) == ["out"]
     assert folder_of(tmp_path / "out") == ["theirs"]
 

@@ -144,7 +144,7 @@ class ExportOptions:
     """Store the weights of a bundle in half precision."""
     dataset_id: int = 900
     """Number of the nnU-Net data set."""
-    name: str = "AuricleSynthetic"
+    name: str = "Auricle"
     """Name of the nnU-Net data set."""
     overwrite: bool = False
     """Replace an earlier export."""

@@ -34,7 +34,7 @@ class ExportStage:
     """Store the weights of a bundle in half precision."""
     dataset_id: int = 900
     """Number of an nnU-Net data set."""
-    name: str = "AuricleSynthetic"
+    name: str = "Auricle"
     """Name of an nnU-Net data set."""
     overwrite: bool = False
     """Replace an earlier export."""

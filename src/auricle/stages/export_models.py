@@ -25,9 +25,10 @@ cd THIS_FOLDER
 python -m monai.bundle run --config_file configs/inference.json --dataset_dir SCANS --output_dir RESULTS
 ```
 
-works offline where auricle is installed too: every scan in the folder SCANS (NIfTI files, folders of DICOM series) gives a label map in RESULTS. The folder `models` is
-a bundle of auricle and serves `auricle segment --model` too. The weights are safetensors, which MONAI cannot load by itself: reading and
-resampling of scans, the network and the second look are auricle's, named in `configs/inference.json`; MONAI does the rest.""",
+works offline where auricle is installed too: every scan in the folder SCANS (NIfTI files, folders of DICOM series) gives a label map
+in RESULTS. The folder `models` is a bundle of auricle and serves `auricle segment --model` too. The weights are safetensors, which MONAI cannot
+load by itself: reading and resampling of scans, the network and the second look are auricle's, named in `configs/inference.json`; MONAI
+does the rest.""",
     "onnx": """`model.onnx` maps `image`, float32 (1, 1, X, Y, Z), to `logits` (1, 9, X, Y, Z); edges may be any multiples of the number in
 `model.onnx.json`, which also holds spacing, HU scaling and label table. Steps 1 and 3 to 5 below are up to you. Give it windows as large as in
 training: its normalization looks at the whole window.""",

@@ -128,8 +128,10 @@ def write_nnunet(source: Source, folder: Path, name: str) -> None:
         rows.append(_flat(row, label, affine))
     what = "SYNTHETIC cardiac CT. Research only." if source.synthetic else "Cardiac CT on the model grid of auricle."
     write_json(folder / "dataset.json", nnunet.dataset_json(name, count, what))
-    if any(r.get("patient", r["id"]) != r["id"] for r in rows):
-        _write_csv(folder / "patients.csv", [{"id": r["id"], "patient": r["patient"]} for r in rows])
+    patients = [{"id": r["id"], "patient": r["patient"]} for r in rows if "patient" in r and r["split"] != "test"]
+    if any(r["patient"] != r["id"] for r in patients):
+        # Read by `auricle`: no patient is ever in two splits.
+        _write_csv(folder / "patients.csv", patients)
     _write_facts(source, rows, folder)
 
 

@@ -62,7 +62,10 @@ def _training(source: Path, facts: dict[str, Any]) -> str:
     training = facts.get("training") or {}
     config = _read(source / "config.json").get("config", {})
     run = _read(source.resolve().parents[1] / "run.json") if (source / "config.json").exists() else {}
-    rows = [("trained by", f"auricle {run['version']}" if "version" in run else None), ("exported by", f"auricle {__version__}"), ("recipe", run.get("recipe")), ("seed", config.get("seed", run.get("seed")))]
+    rows = [
+        ("trained by", f"auricle {run['version']}" if "version" in run else None), ("exported by", f"auricle {__version__}"),
+        ("recipe", run.get("recipe")), ("seed", config.get("seed", run.get("seed"))),
+    ]  # fmt: skip
     cohort = Path(config["cohort"]) if config.get("cohort") else None
     if cohort is not None and (cohort / "cases.json").exists():
         rows.append(("cohort", _cohort(cohort)))
