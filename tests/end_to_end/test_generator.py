@@ -12,12 +12,14 @@ from auricle import cli, recipes
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
 from auricle.data.conditions import Conditions
+from auricle.data.folder import find_pairs
 from auricle.data.labels import read_label
 from auricle.data.nifti import read_nifti
 from auricle.models.autoencoder import AutoencoderConfig
 from auricle.models.denoiser import DenoiserConfig
 from auricle.models.refiner import RefinerConfig
-from auricle.stages import assess, autoencoder, diffusion, gate, generate, refiner, restoration
+from auricle.stages import assess, autoencoder, diffusion, export, gate, generate, refiner, restoration
+from auricle.stages.export import ExportStage
 from auricle.stages.generate import GenerateStage
 from auricle.stages.pairs import cohort_pairs, generated_pairs
 from auricle.stages.refiner import RefinerStage
@@ -78,6 +80,20 @@ def test_the_batch_size_does_not_change_which_pairs_are_kept(run: Path, tmp_path
         kept.append(([p["id"] for p in table["pairs"]], table["gate"]["candidates"]))
         monkeypatch.undo()
     assert kept[0] == kept[1]
+
+
+def test_what_was_generated_goes_out_without_the_names_of_training_cases(run: Path, tmp_path: Path) -> None:
+    made = generate.run(stage(run), tmp_path / "g")
+    assert all(p["nearest"]["case"].startswith("virtual-") for p in read_json(made / "pairs.json")["pairs"])
+    out = export.run(ExportStage(made, "nnunet"), tmp_path / "raw")
+    found = find_pairs(out)
+    assert [p.id for p in found] == [p["id"] for p in read_json(made / "pairs.json")["pairs"]]
+    for item in found:
+        assert np.array_equal(read_nifti(item.image)[0], read_nifti(made / "images" / f"{item.id}.nii.gz")[0])
+    facts = (out / "provenance.json").read_text()
+    assert read_json(run / "autoencoder" / "model.json")["sha256"] in facts
+    assert "virtual-" not in facts + (out / "attributes.csv").read_text()
+    assert str(tmp_path) not in facts
 
 
 def test_where_too_few_are_good_the_least_faulty_fill_up(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

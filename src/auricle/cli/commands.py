@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from auricle import __version__, recipes
-from auricle.cli.options import Out, PlanOptions, RunOptions, SegmentOptions, Show, Shown, StudyOptions
+from auricle.cli.options import ExportOptions, Out, PlanOptions, RunOptions, SegmentOptions, Show, Shown, StudyOptions
 from auricle.core import progress
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
@@ -26,6 +26,7 @@ from auricle.stages import (
     cohort,
     diffusion,
     evaluate,
+    export,
     finetune,
     generate,
     phantom,
@@ -38,6 +39,7 @@ from auricle.stages.autoencoder import AutoencoderStage
 from auricle.stages.cohort import CohortConfig
 from auricle.stages.diffusion import DiffusionStage
 from auricle.stages.evaluate import EvaluateStage
+from auricle.stages.export import ExportStage
 from auricle.stages.finetune import FinetuneStage
 from auricle.stages.generate import GenerateStage
 from auricle.stages.phantom_config import PhantomConfig
@@ -166,6 +168,16 @@ def segment_scan(options: Annotated[SegmentOptions, tyro.conf.arg(name="")], sho
         print(options.out)
 
 
+def export_for_others(options: Annotated[ExportOptions, tyro.conf.arg(name="")], show: Shown) -> None:
+    """Hand a segmenter or generated pairs to others: a bundle, MONAI, ONNX; NIfTI, nnU-Net, DICOM."""
+    _configure(show)
+    stage = ExportStage(options.source, options.format, options.half, options.dataset_id, options.name, options.overwrite)
+    out = export.run(stage, options.out)
+    progress.event("finished", out=str(out))
+    if not show.json:
+        print(out)
+
+
 def write_phantoms(config: Annotated[PhantomConfig, tyro.conf.arg(name="")], out: Out, show: Shown) -> None:
     """Write virtual patients as NIfTI files with a table of their attributes; a larger number extends the folder."""
     _configure(show)
@@ -234,6 +246,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "run": run_all,
     "study": study_arms,
     "segment": segment_scan,
+    "export": export_for_others,
     "report": report,
     "phantom": write_phantoms,
     "cohort": _stage(cohort.run, CohortConfig, "Bring a cohort to the model grid and split it by patient."),

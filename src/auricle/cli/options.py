@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from auricle.recipes import RecipeName
+from auricle.stages.export import Format
 from auricle.study.plan import StudyConfig
 from auricle.training.loop import Hardware
 
@@ -127,6 +128,28 @@ class SegmentOptions:
     """Accept values that do not look like HU."""
     overwrite: bool = False
     """Replace the output of an earlier run."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Options of `auricle export`."""
+
+    out: Out
+    """Folder to write, or a zip file where the name ends in .zip. For nnunet, the folder that holds the data sets."""
+    source: tyro.conf.Positional[Path | None] = None
+    """A fine-tuned segmenter or a whole run (its arm `ours` is taken); a folder of generated pairs or a prepared cohort. Without it, the segmenter
+    that ships with auricle."""
+    format: Format | None = None
+    """For a segmenter: bundle (for `auricle segment`, the default), monai (MONAI bundle) or onnx. For pairs: nifti (the default), nnunet (raw data
+    set) or dicom (CT series, of synthetic pairs alone)."""
+    half: bool = False
+    """Store the weights of a bundle in half precision."""
+    dataset_id: int = 900
+    """Number of the nnU-Net data set."""
+    name: str = "Auricle"
+    """Name of the nnU-Net data set."""
+    overwrite: bool = False
+    """Replace an earlier export."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
 """Atomic writes: a reader sees the old file or the new one, never a part."""
 
+import errno
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +29,64 @@ def atomic_path(target: Path) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """Yield a new folder beside `target`, removed at the end unless it was moved. Removes first what a killed process left there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _clear_up(target)
+    temporary = target.with_name(f".{os.getpid()}.{target.name}")
+    temporary.mkdir()
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def atomic_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a new folder that takes the place of `target` if the block succeeds, and is removed if it does not.
+
+    Raises `FileExistsError` at the end where `target` is there and is not to be overwritten. Where the process is killed between putting the old
+    folder aside and the new one in its place, the next call for the same `target` puts the old one back.
+    """
+    old = target.with_name(f".{os.getpid()}.old.{target.name}")
+    with scratch_folder(target) as temporary:
+        yield temporary
+        if target.exists():
+            if not overwrite:
+                raise FileExistsError(errno.EEXIST, "exists already", str(target))
+            os.replace(target, old)
+        try:
+            os.replace(temporary, target)
+        except OSError:
+            if old.exists():
+                os.replace(old, target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _clear_up(target: Path) -> None:
+    """Remove, or put back, the folders that killed processes left beside `target`."""
+    for path in target.parent.glob(f".*.{target.name}"):
+        mark = re.fullmatch(r"\.(\d+)\.(old\.)?" + re.escape(target.name), path.name)
+        if mark is None or not path.is_dir() or _alive(int(mark[1])):
+            continue
+        if mark[2] and not target.exists():
+            os.replace(path, target)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def write_text(target: Path, text: str) -> None:

@@ -197,9 +197,9 @@ class Trained:
 def load(folder: Path) -> Trained:
     """The fine-tuned segmenter of a finished run."""
     facts, state, _ = read_model(folder, "finetune")
-    network = Segmenter(from_json(SegmenterConfig, facts["network"]), outputs=LABEL_COUNT)
+    network = Segmenter(from_json(SegmenterConfig, facts.get("network"), f"{folder}/model.json: network"), outputs=LABEL_COUNT)
     load_state(network, state, folder)
-    grid = from_json(Grid, facts["grid"])
+    grid = from_json(Grid, facts.get("grid"), f"{folder}/model.json: grid")
     return Trained(for_inference(network), grid, _triple(facts.get("patch") or grid.size), bool(facts.get("mirrored")))
 
 

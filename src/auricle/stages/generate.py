@@ -175,7 +175,10 @@ def run(config: GenerateStage, out: Path) -> Path:
     write_json(out / "pairs.json", {
         "synthetic": True, "size": maker.grid.size, "spacing": maker.grid.spacing, "seed": config.seed, "sampler": config.sampler,
         "steps": len(sigmas_for(maker.model.parameterization, config.sampler, config.steps)) - 1,
-        "model_sha256": read_json(config.diffusion / "model.json")["sha256"], "asked": config.conditions.describe(),
+        "model_sha256": read_json(config.diffusion / "model.json")["sha256"],
+        "autoencoder_sha256": read_json(config.autoencoder / "model.json")["sha256"],
+        "refiner_sha256": read_json(config.refiner / "model.json")["sha256"] if config.refiner is not None and maker.refiner is not None else None,
+        "asked": config.conditions.describe(),
         "complete_share": sum(p["complete"] for p in kept) / len(kept), "speck_share": float(np.mean([p["speck_share"] for p in kept])),
         "gate": summarize(records), "pairs": kept,
     })  # fmt: skip

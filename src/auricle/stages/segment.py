@@ -6,6 +6,7 @@ looks at it the way training did, centered; its probabilities replace the first 
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,21 +100,54 @@ def run(config: SegmentStage, out: Path) -> Segmentation:
 def segment(model: Trained, case: Case, notices: tuple[str, ...] = (), *, mirror: bool = False) -> Segmentation:
     """Segment a case in memory; the label map of the result lies on the case's own grid."""
     grid = ModelGrid(model.grid.size, model.grid.spacing)
-    volume, affine = _model_volume(case, grid)
-    probabilities = _slide(model, volume, mirror)
+    volume, affine = model_volume(case.image, case.affine, grid)
+    probabilities = look_twice(lambda part: _slide(model, part, mirror), volume, grid)
+    label, found, confidence = to_scan(probabilities, affine, _triple(case.image.shape), case.affine, grid)
+    return Segmentation(Case(case.id, case.image, case.affine, label, case.attributes), found, confidence, notices)
+
+
+def look_twice(
+    slide: Callable[[NDArray[np.float32]], NDArray[np.float32]], volume: NDArray[np.float32], grid: ModelGrid, outside: float = AIR_HU
+) -> NDArray[np.float32]:
+    """Probabilities (9, X, Y, Z) of what `model_volume` made, by a first pass over all of it and a second one over the heart alone.
+
+    `slide` gives the probabilities of any volume that is at least one window large; `outside` is the value of air in its units. The second pass
+    sees the heart centered on the model grid; its outer eighth fades into the first pass.
+    """
+    probabilities = slide(volume)
+    center = heart_center(clean(probabilities.argmax(0).astype(np.uint8), grid), np.eye(4))
+    if center is None:
+        return probabilities
+    offset = np.rint(center - (np.array(grid.size) - 1) / 2).astype(int)
+    here, there = [], []
+    for o, n, total in zip(offset, grid.size, volume.shape, strict=True):
+        here.append(slice(max(o, 0), min(o + n, total)))
+        there.append(slice(max(-o, 0), max(-o, 0) + here[-1].stop - here[-1].start))
+    window = np.full(grid.size, outside, np.float32)
+    window[tuple(there)] = volume[tuple(here)]
+    second = slide(window)
+    ramps = [np.clip((np.minimum(np.arange(n), np.arange(n)[::-1]) + 1) / (n / 8), 0, 1).astype(np.float32) for n in grid.size]
+    weight = ramps[0][:, None, None] * ramps[1][None, :, None] * ramps[2][None, None, :]
+    first, w = probabilities[(slice(None), *here)], weight[tuple(there)]
+    first += w * (second[(slice(None), *there)] - first)
+    return probabilities
+
+
+def to_scan(
+    probabilities: NDArray[np.float32], affine: NDArray[np.float64], shape: tuple[int, int, int], scan_affine: NDArray[np.float64], grid: ModelGrid
+) -> tuple[NDArray[np.uint8], bool, float]:
+    """From probabilities at the model's spacing to the cleaned label map of the scan.
+
+    Returns:
+        Label map of `shape`, empty where no heart was found; whether one was; the confidence in it.
+    """
     label = clean(probabilities.argmax(0).astype(np.uint8), grid)
-    center = heart_center(label, affine)
-    if center is not None:
-        _look_again(model, case, center, probabilities, affine, mirror)
-        label = clean(probabilities.argmax(0).astype(np.uint8), grid)
     found, confidence = _judge(label, probabilities, grid)
-    if found:
-        # What cleaning removed must not come back when probabilities are interpolated.
-        probabilities[1:][:, (label == 0) & (probabilities.argmax(0) > 0)] = 0.0
-        on_source = labels_to_source(probabilities, affine, _triple(case.image.shape), case.affine)
-    else:
-        on_source = np.zeros(case.image.shape, np.uint8)
-    return Segmentation(Case(case.id, case.image, case.affine, on_source, case.attributes), found, confidence, notices)
+    if not found:
+        return np.zeros(shape, np.uint8), False, confidence
+    # What cleaning removed must not come back when probabilities are interpolated.
+    probabilities[1:][:, (label == 0) & (probabilities.argmax(0) > 0)] = 0.0
+    return labels_to_source(probabilities, affine, shape, scan_affine), True, confidence
 
 
 def clean(label: NDArray[np.uint8], grid: ModelGrid) -> NDArray[np.uint8]:
@@ -148,21 +182,25 @@ def resolve_model(folder: Path | None) -> Path:
     """
     if folder is None:
         return DEFAULT_MODEL
+    if folder.suffix == ".zip" and folder.is_file():
+        raise InputError(f"--model {folder}: unpack it first and name the folder that is in it")
     for candidate in (folder, folder / "finetune" / "ours", folder / "finetune" / "baseline"):
         if (candidate / "model.json").exists():
             return candidate
     raise InputError(f"--model {folder}: no fine-tuned segmenter in it; `auricle run` makes one, and without --model the one that ships is taken")
 
 
-def _model_volume(case: Case, grid: ModelGrid) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """The whole scan at the model's spacing, axis-aligned RAS+, at least one window large."""
-    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in case.image.shape])).reshape(3, -1)
-    world = case.affine[:3, :3] @ corners + case.affine[:3, 3:]
+def model_volume(
+    image: NDArray[Any], scan_affine: NDArray[np.float64], grid: ModelGrid
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:  # fmt: skip
+    """The whole scan (HU) at the model's spacing, axis-aligned RAS+, at least one window large; with its affine."""
+    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in image.shape])).reshape(3, -1)
+    world = scan_affine[:3, :3] @ corners + scan_affine[:3, 3:]
     low, high = world.min(1), world.max(1)
     shape = np.maximum(np.ceil((high - low) / np.array(grid.spacing)).astype(int), grid.size)
     covering = ModelGrid(_triple(shape), grid.spacing)
     affine = covering.affine((low + high) / 2)
-    return to_grid(case.image, case.affine, affine, covering.size, outside=AIR_HU), affine
+    return to_grid(image, scan_affine, affine, covering.size, outside=AIR_HU), affine
 
 
 def _slide(model: Trained, volume: NDArray[np.float32], mirror: bool) -> NDArray[np.float32]:
@@ -179,26 +217,6 @@ def _slide(model: Trained, volume: NDArray[np.float32], mirror: bool) -> NDArray
         result: NDArray[np.float32] = finetune.probabilities(model.network, image, model.window, mirror, seen)[0].numpy()
         update(views + 1, {})
     return result
-
-
-def _look_again(
-    model: Trained, case: Case, center: NDArray[np.float64], probabilities: NDArray[np.float32], affine: NDArray[np.float64], mirror: bool
-) -> None:
-    """Replace the probabilities on the model grid centered on the heart, in place; its outer eighth fades into the first pass."""
-    size = model.grid.size
-    offset = np.rint((np.linalg.inv(affine) @ np.append(center, 1.0))[:3] - (np.array(size) - 1) / 2).astype(int)
-    window_affine = affine.copy()
-    window_affine[:3, 3] = (affine @ np.append(offset, 1.0))[:3]
-    image = to_grid(case.image, case.affine, window_affine, size, outside=AIR_HU)
-    second = finetune.probabilities(model.network, torch.from_numpy(to_network(image))[None, None], model.window, mirror)[0].numpy()
-    ramps = [np.clip((np.minimum(np.arange(n), np.arange(n)[::-1]) + 1) / (n / 8), 0, 1).astype(np.float32) for n in size]
-    weight = ramps[0][:, None, None] * ramps[1][None, :, None] * ramps[2][None, None, :]
-    here, there = [], []
-    for o, n, total in zip(offset, size, probabilities.shape[1:], strict=True):
-        here.append(slice(max(o, 0), min(o + n, total)))
-        there.append(slice(max(-o, 0), max(-o, 0) + here[-1].stop - here[-1].start))
-    first, w = probabilities[(slice(None), *here)], weight[tuple(there)]
-    first += w * (second[(slice(None), *there)] - first)
 
 
 def _judge(label: NDArray[np.uint8], probabilities: NDArray[np.float32], grid: ModelGrid) -> tuple[bool, float]:
