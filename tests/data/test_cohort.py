@@ -13,6 +13,7 @@ from auricle.core.anatomy import ID
 from auricle.core.case import Case
 from auricle.core.errors import InputError
 from auricle.core.files import read_json
+from auricle.core.runs import fingerprint_of
 from auricle.data.cohort import FolderCohort, FolderData, VirtualCohort, VirtualData, parse_label_map, split_patients
 from auricle.data.nifti import write_nifti
 from auricle.data.preprocess import ModelGrid
@@ -65,15 +66,49 @@ def test_an_nnunet_data_set_with_its_own_values_and_partial_labels(tmp_path: Pat
     assert label.shape == (1, 32, 32, 32)
 
 
-def test_an_edited_file_makes_another_cohort(tmp_path: Path, cases: list[Case]) -> None:
+def test_row_33_an_edited_file_is_prepared_again_and_the_others_are_kept(tmp_path: Path, cases: list[Case]) -> None:
     write_nnunet(tmp_path / "raw", cases, {"LV": 1, "MYO": 2})
-    data = FolderData(tmp_path / "raw")
-    out = cohort.run(CohortConfig(data, **SHAPE), tmp_path / "cohort")
-    assert cohort.run(CohortConfig(data, **SHAPE), tmp_path / "cohort") == out
+    config = CohortConfig(FolderData(tmp_path / "raw"), **SHAPE)
+    out = cohort.run(config, tmp_path / "cohort")
+    assert cohort.run(config, out) == out
+    before, fingerprint = np.load(out / "images" / "case0.npy"), fingerprint_of(out)
+    kept = (out / "images" / "case1.npy").stat().st_mtime_ns
     first = cases[0]
     write_nifti(tmp_path / "raw" / "imagesTr" / "case0_0000.nii.gz", first.image + np.int16(5), first.affine, dtype=np.int16)
-    with pytest.raises(InputError, match="holds another run"):
-        cohort.run(CohortConfig(data, **SHAPE), tmp_path / "cohort")
+    cohort.run(config, out)
+    inside = before > -1024
+    assert (np.load(out / "images" / "case0.npy")[inside] == before[inside] + 5).mean() > 0.99
+    assert (out / "images" / "case1.npy").stat().st_mtime_ns == kept
+    # What was trained on the cohort as it was is not taken for trained on this one.
+    assert fingerprint_of(out) != fingerprint
+
+
+def test_a_case_that_is_gone_leaves_the_cohort(tmp_path: Path, cases: list[Case]) -> None:
+    write_nnunet(tmp_path / "raw", [*cases, replace(cases[0], id="extra", image=cases[0].image + np.int16(7))], {"LV": 1, "MYO": 2})
+    config = CohortConfig(FolderData(tmp_path / "raw"), **SHAPE)
+    out = cohort.run(config, tmp_path / "cohort")
+    for path in (tmp_path / "raw").glob("*/extra*"):
+        path.unlink()
+    cohort.run(config, out)
+    assert not list(out.glob("*/extra.*"))
+    assert [c["id"] for c in read_json(out / "cases.json")["cases"]] == [c.id for c in cases]
+
+
+def test_a_damaged_file_does_not_cost_the_cases_that_are_prepared(tmp_path: Path, cases: list[Case]) -> None:
+    write_nnunet(tmp_path / "raw", cases, {"LV": 1, "MYO": 2})
+    config = CohortConfig(FolderData(tmp_path / "raw"), **SHAPE)
+    out = cohort.run(config, tmp_path / "cohort")
+    path = tmp_path / "raw" / "imagesTr" / "case0_0000.nii.gz"
+    whole, fingerprint = path.read_bytes(), fingerprint_of(out)
+    kept = (out / "images" / "case1.npy").stat().st_mtime_ns
+    path.write_bytes(whole[:-100])
+    with pytest.raises(InputError, match="cut off"):
+        cohort.run(config, out)
+    assert fingerprint_of(out) is None
+    path.write_bytes(whole)
+    cohort.run(config, out)
+    assert (out / "images" / "case1.npy").stat().st_mtime_ns == kept
+    assert fingerprint_of(out) not in (None, fingerprint)
 
 
 def test_a_broken_preparation_resumes(tmp_path: Path, cases: list[Case]) -> None:

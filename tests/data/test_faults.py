@@ -41,7 +41,7 @@ ELSEWHERE = {
     25: ("data/test_dicom.py", "test_missing_codec_is_named"),
     26: ("data/test_dicom.py", "test_enhanced_multi_frame"),
     28: ("training/test_loop.py", "test_what_is_not_safetensors_is_refused"),
-    33: ("data/test_cohort.py", "test_an_edited_file_makes_another_cohort"),
+    33: ("data/test_cohort.py", "test_row_33_an_edited_file_is_prepared_again_and_the_others_are_kept"),
     36: ("end_to_end/test_segment.py", "test_no_heart_is_invented_in_air_or_noise"),
 }
 

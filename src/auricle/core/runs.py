@@ -40,12 +40,17 @@ class Run:
         """Whether this very configuration has finished here."""
         return fingerprint_of(self.folder) == self.fingerprint
 
-    def begin(self) -> None:
-        """Lock the folder and write config.json; raises `InputError` where the folder holds another run, is locked or cannot be written."""
-        existing = self.folder / "config.json"
+    def begin(self, *, renew: bool = False) -> bool:
+        """Lock the folder and write config.json; raises `InputError` where the folder holds another run, is locked or cannot be written.
+
+        With `renew`, a run of the same configuration whose inputs have changed is begun again. Returns whether it was.
+        """
+        existing, outdated = self.folder / "config.json", False
         if existing.exists():
-            changes = configs.differences(_description_of(self.folder), self.description)
-            if changes:
+            before = _description_of(self.folder)
+            changes = configs.differences(before, self.description)
+            outdated = renew and bool(changes) and {**before, "inputs": None} == {**self.description, "inputs": None}
+            if changes and not outdated:
                 raise InputError(f"{self.folder} holds another run ({'; '.join(changes[:4])}): choose another --out or remove that folder")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -61,8 +66,11 @@ class Run:
             # Another process finished between the look at done.json and the lock.
             self.release()
             raise Busy(f"{self.folder} was finished by another process just now: run the same command again")
-        if not existing.exists():
+        if outdated:
+            (self.folder / "done.json").unlink(missing_ok=True)
+        if outdated or not existing.exists():
             write_json(existing, self.description)
+        return outdated
 
     def finish(self, **facts: Any) -> None:
         """Write done.json (adding the seconds of earlier, broken sittings) and drop what only a resume needs."""

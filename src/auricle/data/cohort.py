@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -71,6 +71,9 @@ class Cohort(Protocol):
     def fingerprint(self) -> str:
         """Changes whenever a case of the cohort does."""
 
+    def source(self, index: int) -> str:
+        """Changes whenever what case `index` is read from does."""
+
     def load(self, index: int, grid: ModelGrid) -> tuple[Case, list[str]]:
         """Case `index` on `grid` around the heart, and notices for the user."""
 
@@ -104,6 +107,10 @@ class VirtualCohort:
         """Seed, count and contrast say it all."""
         return digest([self._data.seed, len(self.ids), *([self._data.contrast] if self._data.contrast != "as scanned" else [])])
 
+    def source(self, index: int) -> str:
+        """Seed, index and contrast."""
+        return digest([self._data.seed, index, self._data.contrast])
+
     def load(self, index: int, grid: ModelGrid) -> tuple[Case, list[str]]:
         """Scan patient `index` on the grid."""
         contrast = list(CONTRASTS)[index % len(CONTRASTS)] if self._data.contrast == "even" else None
@@ -129,7 +136,13 @@ class FolderCohort:
         path = self._data.path
         files = [f for p in self._pairs for f in p.files]
         files += [path] if path.is_file() else [f for name in ("dataset.json", "patients.csv", "meta.csv") if (f := path / name).exists()]
-        return digest([[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files])
+        return digest([_stamp(f) for f in files])
+
+    def source(self, index: int) -> str:
+        """Names, sizes and modification times of the pair's files, and what is known about it."""
+        pair = self._pairs[index]
+        values = None if pair.label_map is None else sorted(pair.label_map.items())
+        return digest([[_stamp(f) for f in pair.files], pair.patient, dict(pair.attributes), values])
 
     def load(self, index: int, grid: ModelGrid) -> tuple[Case, list[str]]:
         """Read pair `index`; raises `InputError` for a pair that cannot be used."""
@@ -145,6 +158,11 @@ class FolderCohort:
         if center is None:
             raise InputError(f"{pair.label}: nothing is labeled, so the heart cannot be found")
         return window(case, center, grid), notices
+
+
+def _stamp(path: Path) -> list[Any]:
+    facts = path.stat()
+    return [path.name, facts.st_size, facts.st_mtime_ns]
 
 
 def split_patients(patients: tuple[str, ...], shares: tuple[float, float, float], seed: int) -> list[Split]:

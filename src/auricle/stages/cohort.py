@@ -55,7 +55,7 @@ class CohortConfig:
 
 
 def run(config: CohortConfig, out: Path) -> Path:
-    """Prepare the cohort into `out`; cases that are already there are kept. Returns `out`."""
+    """Prepare the cohort into `out`; cases that are already there are kept, unless their files have changed. Returns `out`."""
     cohort = open_cohort(config.data)
     this = Run(out, "cohort", config, {"cohort": cohort.fingerprint()})
     if this.done:
@@ -64,20 +64,31 @@ def run(config: CohortConfig, out: Path) -> Path:
     splits = split_patients(cohort.patients, config.shares, config.seed)
     for text in cohort.notices:
         progress.notice(text)
-    this.begin()
+    renewed = this.begin(renew=True)
+    if renewed:
+        progress.notice(f"{out}: files of the cohort have changed since it was prepared: what changed is prepared again")
+        _discard(out, _prepared(out) - set(cohort.ids))
     try:
         cases = _prepare_cases(config, out, cohort, splits)
     except InputError:
-        # The way out is another flag or a mended file, and both make another run.
-        this.abandon()
-        _discard(out, cohort.ids)
+        # The way out is another flag or a mended file. An earlier cohort's other cases are kept; a first one is begun anew.
+        if renewed:
+            this.release()
+        else:
+            this.abandon()
+            _discard(out, _prepared(out))
         raise
     write_json(out / "cases.json", {"size": config.size, "spacing": config.spacing, "margin": config.margin, "cases": cases})
     this.finish(cases=len(cases))
     return out
 
 
-def _discard(out: Path, ids: tuple[str, ...]) -> None:
+def _prepared(out: Path) -> set[str]:
+    """Names of the cases that lie in `out`, whole or not."""
+    return {p.stem for folder in ("images", "labels", "records") for p in (out / folder).glob("*.*") if not p.name.startswith(".")}
+
+
+def _discard(out: Path, ids: set[str]) -> None:
     """Remove what was prepared, and folders that are empty then; nothing else that lies in `out`."""
     for folder, ending in (("images", "npy"), ("labels", "npy"), ("records", "json")):
         for name in ids:
@@ -104,9 +115,10 @@ def _prepare(job: tuple[CohortConfig, Path, int]) -> tuple[int, dict[str, Any], 
     """Bring one case to the grid and store it; returns its index, its record for cases.json and notices."""
     config, out, index = job
     cohort = open_cohort(config.data)
-    record_path = out / "records" / f"{cohort.ids[index]}.json"
-    if record_path.exists():
-        return index, read_json(record_path), []
+    record_path, source = out / "records" / f"{cohort.ids[index]}.json", cohort.source(index)
+    if record_path.exists() and (kept := read_json(record_path)).get("source") == source:
+        return index, kept["case"], []
+    record_path.unlink(missing_ok=True)
     case, notices = cohort.load(index, config.wide)
     assert case.label is not None
     image = np.clip(np.rint(case.image), -1024, 3071).astype(np.int16)
@@ -115,6 +127,6 @@ def _prepare(job: tuple[CohortConfig, Path, int]) -> tuple[int, dict[str, Any], 
     present = [s.key for s in STRUCTURES if (case.label == s.id).any()]
     record = {"affine": case.affine.tolist(), "attributes": dict(case.attributes), "structures": present}
     # Written last: its presence says that the case is whole.
-    write_json(record_path, record)
+    write_json(record_path, {"source": source, "case": record})
     return index, record, notices
 
