@@ -75,10 +75,15 @@ def table_pairs(path: Path, label_map: Mapping[int, int] | None) -> list[PairPat
 
 
 def with_table(pairs: list[PairPath], path: Path) -> list[PairPath]:
-    """Pairs with what a patients.csv says about them: column id, and optionally patient, sex, contrast, phase and metal."""
+    """Pairs with what a patients.csv says about them: columns id and patient, and optionally sex, contrast, phase and metal."""
     if not path.is_file():
         return pairs
-    rows: dict[str, Row] = {r.cells["id"]: r for r in read_table(path, "id", "patient") if "id" in r.cells}
+    rows: dict[str, Row] = {}
+    for row in read_table(path, "id", "patient"):
+        if row.cells.get("id") in rows:
+            raise InputError(f"{row.place}: a second line for {row.cells['id']}; keep one of them")
+        if "id" in row.cells:
+            rows[row.cells["id"]] = row
     unknown = sorted(set(rows) - {p.id for p in pairs})
     if unknown:
         raise InputError(f"{path}: no scan is named {', '.join(unknown[:8])}; ids are file names without their endings")
