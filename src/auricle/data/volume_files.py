@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auricle.core.errors import InputError
+from auricle.data.meta_files import read_metaimage
 from auricle.data.nifti import read_nifti
-from auricle.data.volume_formats import read_metaimage, read_nrrd
+from auricle.data.nrrd_files import read_nrrd
 
 _READERS = {".nii": read_nifti, ".nii.gz": read_nifti, ".nrrd": read_nrrd, ".nhdr": read_nrrd, ".mha": read_metaimage, ".mhd": read_metaimage}
 ENDINGS = tuple(_READERS)
