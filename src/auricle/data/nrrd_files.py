@@ -89,7 +89,8 @@ def _stored(header: dict[str, Any], size: int, path: Path) -> Stored:
     return Stored(
         shape=shape, count=count, interleaved=bool(stacked) and stacked[0] < space[0],
         dtype=dtype.newbyteorder("<" if header.get("endian") != "big" else ">"), affine=affine,
-        spacing=_spacing(header, directions, space), lacks=lacks, unit=unit_of(units, path), encoding=encoding, data=path if data is None else beside(path, str(data)),
+        spacing=_spacing(header, directions, space), lacks=lacks,
+        unit=unit_of(units, path), encoding=encoding, data=path if data is None else beside(path, str(data)),
         offset=size if data is None else 0, skip=skip,
     )  # fmt: skip
 
