@@ -353,6 +353,8 @@ def test_row_20_one_scan_under_two_names(tmp_path: Path, files: Any) -> None:
     assert len(set(hashes.values())) == 1
     with pytest.raises(InputError, match="are the same scan"):
         check_duplicates(hashes)
+    other = content_hash(read_scan(files.write(tmp_path / "b.mha", volume() + np.int16(1), AFFINE))[0])
+    check_duplicates({"a.mha": hashes["a.mha"], "b.mha": other})
 
 
 def zipped(path: Path, entries: dict[str, bytes], **changes: Any) -> Path:
