@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
 META_TYPES = {"i2": "MET_SHORT", "u2": "MET_USHORT", "u1": "MET_UCHAR", "i4": "MET_INT", "f4": "MET_FLOAT", "f8": "MET_DOUBLE"}
 NRRD_TYPES = {"i2": "short", "u2": "ushort", "u1": "uchar", "i4": "int", "f4": "float", "f8": "double"}
 
@@ -100,10 +101,28 @@ def dicom(folder: Path, array: np.ndarray, syntax: str | None = None, **fields: 
         ds.PixelData = np.ascontiguousarray(array[:, :, n].T).astype("<u2").tobytes()
         for name, value in fields.items():
             setattr(ds, name, value)
-        if syntax is not None:
+        if syntax not in (None, JPEG_LOSSLESS):
             ds.compress(syntax)
         ds.save_as(folder / f"{n:03d}.dcm")
+        if syntax == JPEG_LOSSLESS:
+            _jpeg_lossless(folder / f"{n:03d}.dcm")
     return folder
+
+
+def _jpeg_lossless(path: Path) -> None:
+    """Compress a file as most scanners do, which pydicom cannot."""
+    import gdcm
+
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    writer.SetFileName(str(path))
+    assert writer.Write()
 
 
 def _text(values: Any) -> str:

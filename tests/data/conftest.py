@@ -1,18 +1,22 @@
-"""The writers of small scans, which lie beside the fuzz benchmark."""
+"""What writes and damages small scans lies with the benchmarks, which are not installed."""
 
-import importlib.util
+import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+sys.path.append(str(Path(__file__).parents[2]))
+
 
 @pytest.fixture(scope="session")
 def files() -> Any:
     """`benchmarks/scan_files.py`."""
-    spec = importlib.util.spec_from_file_location("scan_files", Path(__file__).parents[2] / "benchmarks" / "scan_files.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("benchmarks.scan_files")
+
+
+@pytest.fixture(scope="session")
+def fuzz() -> Any:
+    """`benchmarks/fuzz_readers.py`."""
+    return importlib.import_module("benchmarks.fuzz_readers")

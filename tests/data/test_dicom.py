@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from auricle.core.errors import InputError
-from auricle.data import dicom_files
+from auricle.data import decoding, dicom_files
 from auricle.data.dicom import list_series, read_dicom
 from auricle.data.reading import read_scan
 
@@ -246,6 +246,7 @@ def test_missing_codec_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("RLELossless", None),
         ("JPEG2000Lossless", "openjpeg"),
         ("JPEGLSLossless", "jpeg_ls"),
+        ("JPEGLosslessSV1", "gdcm"),
     ],
 )
 def test_compressed_series(tmp_path: Path, files: Any, syntax: str, package: str | None) -> None:
@@ -342,3 +343,16 @@ def test_real_series(name: str, count: int, spacing: tuple[float, ...]) -> None:
     assert case.image.min() == -1024
     assert 700 < case.image.max() < 3072
     assert ((case.image > -20) & (case.image < 150)).mean() > 0.1
+
+
+def test_a_decoder_that_crashes_or_never_ends_is_survived(tmp_path: Path, files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other process is killed, at once or after a time, and what it was to decode is refused by name."""
+    pytest.importorskip("jpeg_ls")
+    raw = np.random.default_rng(5).integers(0, 3000, (64, 48, 3)).astype(np.uint16)
+    folder = files.dicom(tmp_path / "packed", raw, pydicom.uid.JPEGLSLossless)
+    cut = """print('{"dtype": "<u2", "shape": [1, 48, 64], "padding": null}')"""
+    for code in ("import os; os.abort()", "import time; time.sleep(60)", cut):
+        monkeypatch.setattr(decoding, "SECONDS", 1.0 if "sleep" in code else 30.0)
+        monkeypatch.setattr(decoding, "SERVE", code)
+        with pytest.raises(InputError, match=r"000\.dcm: its compressed pixels are damaged"):
+            read_dicom(folder)

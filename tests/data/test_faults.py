@@ -19,11 +19,11 @@ import pytest
 
 from auricle.core.errors import InputError
 from auricle.data import archive
+from auricle.data.cohort import FolderCohort, FolderData
 from auricle.data.folder import PairPath, check_duplicates, content_hash, find_pairs, read_pair
 from auricle.data.labels import read_label
 from auricle.data.preprocess import orient
 from auricle.data.reading import read_scan
-from auricle.data.volume_files import read_volume
 
 pytest.importorskip("nrrd")
 
@@ -354,6 +354,8 @@ def test_row_20_one_scan_under_two_names(tmp_path: Path, files: Any) -> None:
     assert len(set(hashes.values())) == 1
     with pytest.raises(InputError, match="are the same scan"):
         check_duplicates(hashes)
+    other = content_hash(read_scan(files.write(tmp_path / "b.mha", volume() + np.int16(1), AFFINE))[0])
+    check_duplicates({"a.mha": hashes["a.mha"], "b.mha": other})
 
 
 def zipped(path: Path, entries: dict[str, bytes], **changes: Any) -> Path:
@@ -434,7 +436,11 @@ def test_row_27_an_archive_that_lies_or_is_damaged(tmp_path: Path, files: Any, t
         data[at] ^= 0x10
         (tmp_path / "a.zip").write_bytes(bytes(data))
         refused(tmp_path / "a.zip", "damaged")
-    for data in (good[: len(good) // 2], b"", b"hello", good[:-3]):
+    renamed = bytearray(good)  # a name that is not UTF-8 although a flag says so
+    at = renamed.index(b"PK\x01\x02")
+    renamed[at + 9] |= 0x08
+    renamed[at + 46] = 0xB7
+    for data in (good[: len(good) // 2], b"", b"hello", good[:-3], bytes(renamed)):
         (tmp_path / "a.zip").write_bytes(data)
         refused(tmp_path / "a.zip", "not a zip archive")
     assert list(temporary.iterdir()) == []
@@ -462,4 +468,26 @@ def test_pairs_of_several_formats_and_a_dicom_folder(tmp_path: Path, files: Any)
     assert np.array_equal(read_pair(one)[0].image, raw.astype(int) - 1024)
     assert np.array_equal(read_pair(two)[0].label, label())
     assert len(one.files) == 7
-    assert read_volume(tmp_path / "images" / "p2.mha")[0].dtype == np.int16
+
+
+def test_row_33_an_edited_file_of_voxels_makes_another_cohort(tmp_path: Path, files: Any) -> None:
+    """Those that lie beside their header too."""
+    rows = []
+    for n in range(4):
+        scan, mask = files.write(tmp_path / f"{n}.mhd", volume() + n, AFFINE), files.write(tmp_path / f"m{n}.nhdr", label(), AFFINE)
+        rows.append(f"{scan.name},{mask.name}")
+    (tmp_path / "c.csv").write_text("\n".join(["image,label", *rows]))
+    data = FolderData(tmp_path / "c.csv")
+
+    def stamps() -> tuple[str, list[str]]:
+        found = FolderCohort(data)
+        return found.fingerprint(), [found.source(i) for i in range(4)]
+
+    before = stamps()
+    assert stamps() == before
+    for index, name in ((2, "2.raw"), (1, "m1.raw.gz")):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b"x")
+        after = stamps()
+        assert after[0] != before[0]
+        assert [i for i in range(4) if after[1][i] != before[1][i]] == [index]
+        before = after

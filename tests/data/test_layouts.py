@@ -262,6 +262,9 @@ def test_patients_csv_gives_attributes_too(tmp_path: Path) -> None:
     (tmp_path / "patients.csv").write_text("id,patient,sex,metal,age\nx,P7,female,pacemaker lead;coronary stent,61\n")
     case, _ = read_pair(find_pairs(tmp_path)[0])
     assert case.attributes == {"patient": "P7", "sex": "F", "metal": ["pacemaker lead", "coronary stent"]}
+    (tmp_path / "patients.csv").write_text("id,patient\nx,P7\nx,P8\n")
+    with pytest.raises(InputError, match="line 3: a second line for x"):
+        find_pairs(tmp_path)
 
 
 def test_a_value_mapped_to_zero_is_dropped(tmp_path: Path, loose: Path) -> None:

@@ -115,12 +115,14 @@ NRRD_FAULTS: list[tuple[dict[str, str | None], str]] = [
     ({"data file": "../a.raw"}, "another folder"),
     ({"data file": "none.raw"}, "missing: none.raw"),
     ({"data file": "LIST"}, "several files"),
+    ({"data file": "list.raw"}, "missing: list.raw"),
     ({"space units": None, "sizes": "5 6 8"}, "cut off"),
     ({"sizes": "5 6 6"}, "more voxels than its header says"),
 ]
 META_FAULTS: list[tuple[dict[str, str | None], str]] = [
     ({"ElementType": "MET_STRING"}, "not a real number"),
     ({"BinaryData": "False"}, "as text"),
+    ({"BinaryDataByteOrderMSB": "Yrue"}, "neither True nor False"),
     ({"DimSize": None}, "lacks DimSize"),
     ({"DimSize": "5 6"}, "3 dimensions and 2 sizes"),
     ({"DimSize": "5 six 7"}, "not a number"),

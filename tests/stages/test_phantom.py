@@ -242,7 +242,9 @@ def test_nnunet_layout(four: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "imagesTr").iterdir()) == [f"virtual-5-{i:04d}_0000.nii.gz" for i in range(4)]
     for mine, other in zip(find_pairs(tmp_path), find_pairs(four), strict=True):
         (case, _), (same, _) = read_pair(mine), read_pair(other)
-        assert (case.id, case.attributes) == (same.id, {"patient": same.id})
+        assert (case.id, case.attributes) == (same.id, same.attributes)
+        assert case.attributes["patient"] == same.id
+        assert case.attributes["sex"] in ("F", "M")
         assert np.array_equal(case.image, same.image)
         assert case.label is not None
         assert np.array_equal(case.label, same.label)

@@ -37,7 +37,7 @@ class RunOptions:
     recipe: RecipeName = "demo"
     """demo (two cores, under 20 minutes), laptop (meant for an evening), study (for `auricle study`), paper (256 x 256 x 160, meant for a GPU)."""
     data: Path | None = None
-    """Your own cohort: an nnU-Net raw data set, or a folder of image and label pairs. Virtual patients otherwise."""
+    """Your own cohort: a folder of scans with label maps in a known layout, or a .csv of paths. Virtual patients otherwise."""
     label_map: str | None = None
     """What the label files' values mean, e.g. ``1=LV,2=RV``, where your cohort names none."""
     assume_orientation: str | None = None
@@ -111,7 +111,7 @@ class SegmentOptions:
     """Options of `auricle segment`."""
 
     scan: tyro.conf.Positional[Path]
-    """NIfTI file, folder of a DICOM series, or one file of it."""
+    """NIfTI, NRRD or MetaImage file, folder of a DICOM series, one file of it, or a .zip of any of these."""
     out: Out
     """Folder for labels.nii.gz, labels.ctbl, volumes.csv, preview.png and segmentation.json."""
     model: Path | None = None
@@ -121,7 +121,7 @@ class SegmentOptions:
     series: str | None = None
     """Series instance UID or number, where a folder holds several."""
     assume_orientation: str | None = None
-    """Axis code such as RAS for a NIfTI file that states no orientation."""
+    """Axis code such as RAS for a file that states no orientation."""
     volume_index: int | None = None
     """Which volume of a 4D file."""
     not_hu: bool = False

@@ -5,7 +5,6 @@ import shutil
 import stat
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -29,19 +28,30 @@ def unpacked(path: Path) -> Iterator[Path]:
             a CT study has.
     """
     try:
-        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory(prefix="auricle-") as name:
-            folder = Path(name)
+        temporary = tempfile.TemporaryDirectory(prefix="auricle-")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be unpacked, there is no temporary folder ({error.strerror or error}); set TMPDIR to one") from None
+    with temporary as name:
+        _unpack(path, Path(name))
+        yield Path(name)
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    """Whatever a damaged archive makes zipfile raise becomes an `InputError`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
             entries = _checked(path, archive.infolist())
             total = sum(e.file_size for e in entries)
             if total > shutil.disk_usage(folder).free:
                 raise InputError(f"{path}: needs {total / 2**30:.1f} GiB in {folder.parent}; free it, or set TMPDIR to another folder")
             for entry in entries:
                 _extract(archive, entry, folder / PurePosixPath(entry.filename), path)
-            yield folder
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise InputError(f"{path}: is not a zip archive or is damaged ({error})") from None
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be unpacked ({error.strerror or error})") from None
+    except Exception as error:
+        raise InputError(f"{path}: is not a zip archive or is damaged ({str(error).splitlines()[0] if str(error) else error!r})") from None
 
 
 def _checked(path: Path, entries: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:

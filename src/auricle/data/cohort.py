@@ -47,7 +47,7 @@ class FolderData:
     label_map: str | None = None
     """What the label files' values mean, e.g. ``1=LV,2=RV``, where a data set names none."""
     assume_orientation: str | None = None
-    """Axis code such as RAS for NIfTI files that state no orientation."""
+    """Axis code such as RAS for files that state no orientation."""
     not_hu: bool = False
     """Accept images whose values do not look like HU."""
 

@@ -1,7 +1,10 @@
 """DICOM CT series: classic (one slice per file) and enhanced (multi-frame)."""
 
 import math
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auricle.core.errors import InputError
+from auricle.data.decoding import decode_apart
 from auricle.data.dicom_files import Slice, decode, scan_folder
 from auricle.data.geometry import LPS_TO_RAS, MAX_AXIS, MAX_VOXELS, is_sheared
 from auricle.data.preprocess import AIR_HU
@@ -175,11 +179,7 @@ def _pixels(slices: list[Slice]) -> tuple[NDArray[Any], list[str]]:
     rows, columns = slices[0].shape
     out = np.empty((columns, rows, len(slices)), np.int16 if whole else np.float32)
     notices: dict[str, int] = {}
-    opened: tuple[Path, NDArray[Any], tuple[int, int] | None] | None = None
-    for n, s in enumerate(slices):
-        if opened is None or opened[0] != s.path:
-            opened = (s.path, *decode(s.path))
-        _, frames, padding = opened
+    for n, (s, frames, padding) in enumerate(_decoded(slices)):
         if frames.shape[1:] != s.shape or s.frame >= len(frames):
             raise InputError(f"{s.path}: the pixels do not have the size that the header states")
         raw = frames[s.frame]
@@ -192,6 +192,16 @@ def _pixels(slices: list[Slice]) -> tuple[NDArray[Any], list[str]]:
     if any(math.isnan(s.intercept) for s in slices):
         notices["slices without RescaleIntercept: values taken as HU"] = len(slices)
     return out, [f"{slices[0].path.parent}: {count} {what}" for what, count in notices.items()]
+
+
+def _decoded(slices: list[Slice]) -> Iterator[tuple[Slice, NDArray[Any], tuple[int, int] | None]]:
+    """Each slice with the frames and the padding of its file, which is decoded once for slices in a row."""
+    groups = [(path, list(group)) for path, group in groupby(slices, key=lambda s: s.path)]
+    paths = [path for path, _ in groups]
+    with closing(decode_apart(paths) if any(s.apart for s in slices) else (decode(p) for p in paths)) as decoded:
+        for (_, group), (frames, padding) in zip(groups, decoded, strict=True):
+            for s in group:
+                yield s, frames, padding
 
 
 def _count(notices: dict[str, int], what: str, more: int) -> None:

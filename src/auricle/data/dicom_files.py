@@ -50,6 +50,8 @@ class Slice:
     slope: float
     intercept: float
     unit: str
+    apart: bool
+    """Compressed so that only a decoder that damaged files crash or hang can read it."""
 
 
 def is_dicom(path: Path) -> bool:
@@ -99,7 +101,8 @@ def decode(path: Path) -> tuple[NDArray[Any], tuple[int, int] | None]:
         if missing:
             name = getattr(syntax, "name", syntax)
             raise InputError(f"{path}: is compressed with {name}; to read it: pip install {missing}")
-        frames = _frames(header, syntax)
+        header.pixel_array_options(decoding_plugin=_plugin(syntax) or "")
+        frames = np.asarray(header.pixel_array)
         value, limit = header.get("PixelPaddingValue"), header.get("PixelPaddingRangeLimit")
         frames = frames if frames.ndim == 3 else frames[None]
         if value in (None, ""):
@@ -109,13 +112,16 @@ def decode(path: Path) -> tuple[NDArray[Any], tuple[int, int] | None]:
         return frames, (min(ends), max(ends))
 
 
-def _frames(header: Any, syntax: Any) -> NDArray[Any]:
-    """The decoded pixels; not by GDCM where another package can, since damaged files make it crash the process."""
+def _plugin(syntax: Any) -> str | None:
+    """What of pydicom's decoders takes a transfer syntax: "" for pydicom's own choice, None for one that is not to be trusted with this process.
+
+    OpenJPEG and pydicom's own RLE stand damaged files; CharLS (JPEG-LS) may never end and GDCM crash (`python -m benchmarks.fuzz_readers`).
+    """
+    if syntax is None or not syntax.is_encapsulated or syntax == "1.2.840.10008.1.2.5":
+        return ""
     from pydicom.pixels.decoders.base import get_decoder
 
-    able = get_decoder(syntax).available_plugins if syntax is not None and syntax.is_encapsulated else ()
-    header.pixel_array_options(decoding_plugin=next((p for p in ("pylibjpeg", "pyjpegls") if p in able), ""))
-    return np.asarray(header.pixel_array)
+    return "pylibjpeg" if "pylibjpeg" in get_decoder(syntax).available_plugins else None
 
 
 @contextmanager
@@ -198,6 +204,7 @@ def _plane(header: Any, path: Path, frame: int, places: list[Any]) -> Slice:
         slope=1.0 if slope is None else float(slope),
         intercept=math.nan if shift is None else float(shift),
         unit=str(find("RescaleType") or "HU"),
+        apart=_plugin(header.file_meta.get("TransferSyntaxUID")) is None,
     )
 
 

@@ -140,7 +140,7 @@ def _absent(pair: PairPath, label: NDArray[np.uint8]) -> list[str]:
     """Notices on an empty label map or structures without voxels."""
     there = np.zeros(len(STRUCTURES) + 1, bool)
     for part in label:
-        there[np.unique(part)] = True
+        there |= np.bincount(part.ravel(), minlength=len(there)) > 0
     missing = [s.key for s in STRUCTURES if not there[s.id]]
     if len(missing) == len(STRUCTURES):
         return [f"{pair.label}: the label map is empty"]

@@ -52,11 +52,19 @@ def to_ids(values: NDArray[Any], name: str, label_map: Mapping[int, int] | None 
 def label_values(values: NDArray[Any], name: str) -> list[int]:
     """The different values, sorted; raises `InputError` where one is not whole. Works part by part: a sort of a whole scan takes gigabytes."""
     # Among neighbors most values repeat, so that few are left to sort.
-    found = {v for part in values for v in np.unique(part).tolist()}
+    found = {v for part in values for v in _unique(part).tolist()}
     odd = sorted(v for v in found if v != int(v))
     if odd:
         raise InputError(f"{name}: labels are whole numbers, this file holds {_few(odd)}; was it interpolated?")
     return sorted(int(v) for v in found)
+
+
+def _unique(part: NDArray[Any]) -> NDArray[Any]:
+    """`numpy.unique`, by counting where the type has few values."""
+    if not np.issubdtype(part.dtype, np.integer) or part.dtype.itemsize > 2 or part.ndim == 0:
+        return np.unique(part)
+    low = int(part.min())
+    return np.flatnonzero(np.bincount(part.astype(np.int64).ravel() - low)) + low
 
 
 def _few(values: Sequence[Any]) -> str:

@@ -11,7 +11,7 @@ from auricle.core.errors import InputError
 from auricle.data.label_names import MM_WHS, named_labels, read_facts, structure
 from auricle.data.reading import scan_name
 from auricle.data.tables import Row, check_id, read_table
-from auricle.data.volume_files import ending
+from auricle.data.volume_files import ending, files_of
 
 LABEL_MARK = re.compile(r"[._-](label|labels|seg|segmentation|mask)$", re.IGNORECASE)
 IMAGE_MARK = re.compile(r"[._-](img|image)$", re.IGNORECASE)
@@ -38,7 +38,7 @@ class PairPath:
     @property
     def files(self) -> list[Path]:
         """Every file of the pair."""
-        return [f for p in (self.image, self.label) if p for f in (sorted(p.rglob("*")) if p.is_dir() else [p]) if f.is_file()]
+        return [f for p in (self.image, self.label) if p for f in files_of(p)]
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,15 @@ def table_pairs(path: Path, label_map: Mapping[int, int] | None) -> list[PairPat
 
 
 def with_table(pairs: list[PairPath], path: Path) -> list[PairPath]:
-    """Pairs with what a patients.csv says about them: column id, and optionally patient, sex, contrast, phase and metal."""
+    """Pairs with what a patients.csv says about them: columns id and patient, and optionally sex, contrast, phase and metal."""
     if not path.is_file():
         return pairs
-    rows: dict[str, Row] = {r.cells["id"]: r for r in read_table(path, "id", "patient") if "id" in r.cells}
+    rows: dict[str, Row] = {}
+    for row in read_table(path, "id", "patient"):
+        if row.cells.get("id") in rows:
+            raise InputError(f"{row.place}: a second line for {row.cells['id']}; keep one of them")
+        if "id" in row.cells:
+            rows[row.cells["id"]] = row
     unknown = sorted(set(rows) - {p.id for p in pairs})
     if unknown:
         raise InputError(f"{path}: no scan is named {', '.join(unknown[:8])}; ids are file names without their endings")
@@ -186,8 +191,11 @@ def mask_files(folder: Path) -> dict[str, list[Path]]:
 
 
 def _two_folders(path: Path, label_map: Mapping[int, int] | None) -> list[PairPath]:
-    images = {**volumes(path / "images"), **_scan_folders(path / "images")}
-    return _matched(path, images, volumes(path / "labels"), _named(path, label_map))
+    files, folders = volumes(path / "images"), _scan_folders(path / "images")
+    both = sorted(set(files) & set(folders))
+    if both:
+        raise InputError(f"{files[both[0]]}: a folder has the same name; keep one of them")
+    return _matched(path, {**files, **folders}, volumes(path / "labels"), _named(path, label_map))
 
 
 def _side_by_side(path: Path, label_map: Mapping[int, int] | None) -> list[PairPath]:

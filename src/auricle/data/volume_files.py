@@ -1,5 +1,6 @@
 """One volume from one file, whatever its format."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,16 +8,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auricle.core.errors import InputError
+from auricle.data.meta_files import read_metaimage
 from auricle.data.nifti import read_nifti
-from auricle.data.volume_formats import read_metaimage, read_nrrd
+from auricle.data.nrrd_files import read_nrrd
 
 _READERS = {".nii": read_nifti, ".nii.gz": read_nifti, ".nrrd": read_nrrd, ".nhdr": read_nrrd, ".mha": read_metaimage, ".mhd": read_metaimage}
+_VOXELS = re.compile(r"^(?:ElementDataFile *=|data ?file:) *([^/\\\n]+)$", re.MULTILINE)
 ENDINGS = tuple(_READERS)
 
 
 def ending(path: Path) -> str | None:
     """The ending of a volume file; None for anything else."""
     return next((e for e in ENDINGS if path.name.endswith(e)), None)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files of a scan or label map: those of a folder, and with a header (.mhd, .nhdr) its voxels."""
+    if path.is_dir():
+        return [p for p in sorted(path.rglob("*")) if p.is_file()]
+    if ending(path) not in (".mhd", ".nhdr"):
+        return [path]
+    with path.open("rb") as file:
+        named = _VOXELS.search(file.read(2**16).decode("latin-1"))
+    return [path, *([path.with_name(named[1].strip())] if named and path.with_name(named[1].strip()).is_file() else [])]
 
 
 def read_volume(
