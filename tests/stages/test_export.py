@@ -230,7 +230,7 @@ def test_real_cases_are_not_called_synthetic_and_never_go_out_as_synthetic_dicom
     assert not any(p["synthetic"] for p in facts["pairs"])
     assert "SYNTHETIC" not in (out / "dataset.json").read_text()
     assert sorted(p.id for p in find_pairs(out) if p.patient == "somebody") == sorted([first["id"], second["id"]])
-    with pytest.raises(InputError, match="real scans go out as nifti or nnunet"):
+    with pytest.raises(InputError, match="holds real scans: take nifti or nnunet"):
         send(real, tmp_path / "dicom", format="dicom")
     assert not (tmp_path / "dicom").exists()
 

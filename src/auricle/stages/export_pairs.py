@@ -43,7 +43,8 @@ class Source:
     def __iter__(self) -> Iterator[tuple[dict[str, Any], NDArray[np.int16], NDArray[np.uint8], NDArray[np.float64]]]:
         """Row, image (int16 HU), label map (uint8) and affine of every pair, with a progress bar."""
         for i in progress.track(range(len(self.pairs)), "export", len(self.pairs)):
-            image, label = self.pairs.hu(i)
+            # One at a time: `Pairs` keeps what it has read.
+            image, label = self.pairs.take([i]).hu(0)
             yield self.rows[i], image.astype(np.int16), label, self.pairs.items[i].affine
 
 
@@ -136,9 +137,8 @@ def write_nnunet(source: Source, folder: Path, name: str) -> None:
 
 
 def write_dicom(source: Source, folder: Path) -> None:
-    """Write ``images/ID/`` (a CT series), ``labels/ID.nii.gz``, ``attributes.csv`` and ``provenance.json``; raises `InputError` for real scans."""
-    if not source.synthetic:
-        raise InputError("--format dicom writes series that say they are synthetic; real scans go out as nifti or nnunet")
+    """Write ``images/ID/`` (a CT series), ``labels/ID.nii.gz``, ``attributes.csv`` and ``provenance.json`` of synthetic pairs."""
+    assert source.synthetic, "every header will say that it is"
     rows = []
     for number, (row, image, label, affine) in enumerate(source, 1):
         sex = row.get("requested", row.get("attributes", {})).get("sex")
