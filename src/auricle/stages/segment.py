@@ -197,7 +197,8 @@ def model_volume(
     corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in image.shape])).reshape(3, -1)
     world = scan_affine[:3, :3] @ corners + scan_affine[:3, 3:]
     low, high = world.min(1), world.max(1)
-    shape = np.maximum(np.ceil((high - low) / np.array(grid.spacing)).astype(int), grid.size)
+    # Less than a thousandth of a voxel is rounding, which must not move the grid by half a voxel.
+    shape = np.maximum(np.ceil((high - low) / np.array(grid.spacing) - 1e-3).astype(int), grid.size)
     covering = ModelGrid(_triple(shape), grid.spacing)
     affine = covering.affine((low + high) / 2)
     return to_grid(image, scan_affine, affine, covering.size, outside=AIR_HU), affine
