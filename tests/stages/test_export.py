@@ -23,8 +23,9 @@ from auricle.data.folder import find_pairs, read_pair
 from auricle.data.labels import read_label
 from auricle.data.nifti import read_nifti, write_nifti
 from auricle.data.preprocess import ModelGrid
-from auricle.stages import export, export_pairs
+from auricle.stages import export, export_pairs, fold
 from auricle.stages.export import ExportStage
+from auricle.stages.fold import FoldStage
 from auricle.stages.pairs import cohort_pairs
 
 GRID = ModelGrid((9, 8, 7), (5.0, 4.0, 3.5))
@@ -122,7 +123,7 @@ def test_no_name_of_a_patient_and_no_copy_of_a_scan_goes_out(generated: Path, tm
     assert b"generated-3-0001" not in found
     assert pair(1)[0].tobytes(order="F") not in found
     assert pair(0)[0].tobytes(order="F") in found or kind == "dicom"
-    assert "1 pairs are copies of training cases; they are left out" in " ".join(capsys.readouterr().err.split())
+    assert "1 of 3 pairs are left out as copies of training cases" in " ".join(capsys.readouterr().err.split())
 
 
 def test_pairs_that_nobody_audited_say_so(generated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,15 +216,22 @@ def test_a_cohort_goes_out_without_its_margin_and_its_test_cases_apart(tiny_coho
     assert read_json(out / "provenance.json")["synthetic"] is True
 
 
+def test_a_fold_of_a_study_goes_out_like_a_cohort(tiny_cohort: Path, tmp_path: Path) -> None:
+    fold.run(FoldStage(tiny_cohort, count=3), tmp_path / "fold")
+    out = send(tmp_path / "fold", tmp_path / "out")
+    assert len(names(out / "images")) == 3 + len(cohort_pairs(tiny_cohort, "test"))
+    assert read_json(out / "provenance.json")["synthetic"] is True
+
+
 def test_real_cases_are_not_called_synthetic_and_never_go_out_as_synthetic_dicom(tiny_cohort: Path, tmp_path: Path) -> None:
     """The same cohort, had it come from a folder of scans, with two scans of one patient."""
     real = tmp_path / "cohort"
     shutil.copytree(tiny_cohort, real)
-    described, table = read_json(real / "config.json"), read_json(real / "cases.json")
-    described["config"]["data"] = {"kind": "folder", "path": "/data"}
+    table = read_json(real / "cases.json")
+    for case in table["cases"]:
+        case["attributes"] = {"content_sha256": "0" * 64}
     first, second = [c for c in table["cases"] if c["split"] == "train"][:2]
     first["patient"] = second["patient"] = "somebody"
-    write_json(real / "config.json", described)
     write_json(real / "cases.json", table)
     out = send(real, tmp_path / "raw", format="nnunet")
     facts = read_json(out / "provenance.json")
@@ -231,7 +239,7 @@ def test_real_cases_are_not_called_synthetic_and_never_go_out_as_synthetic_dicom
     assert not any(p["synthetic"] for p in facts["pairs"])
     assert "SYNTHETIC" not in (out / "dataset.json").read_text()
     assert sorted(p.id for p in find_pairs(out) if p.patient == "somebody") == sorted([first["id"], second["id"]])
-    with pytest.raises(InputError, match="real scans go out as nifti or nnunet"):
+    with pytest.raises(InputError, match="holds real scans: take nifti or nnunet"):
         send(real, tmp_path / "dicom", format="dicom")
     assert not (tmp_path / "dicom").exists()
 
@@ -324,6 +332,13 @@ def test_sources_that_do_not_fit_the_format_are_refused(
 def test_an_unfinished_generation_is_refused(generated: Path, tmp_path: Path) -> None:
     (generated / "done.json").unlink()
     with pytest.raises(InputError, match="holds no finished generate"):
+        send(generated, tmp_path / "out")
+
+
+def test_the_folder_of_an_older_version_is_refused(generated: Path, tmp_path: Path) -> None:
+    table = read_json(generated / "pairs.json")
+    write_json(generated / "pairs.json", table | {"pairs": [{"id": p["id"]} for p in table["pairs"]]})
+    with pytest.raises(InputError, match="generate again"):
         send(generated, tmp_path / "out")
 
 

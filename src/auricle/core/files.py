@@ -1,6 +1,7 @@
 """Atomic writes: a reader sees the old file or the new one, never a part."""
 
 import errno
+import glob
 import json
 import os
 import re
@@ -69,7 +70,7 @@ def atomic_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 def _clear_up(target: Path) -> None:
     """Remove, or put back, the folders that killed processes left beside `target`."""
-    for path in target.parent.glob(f".*.{target.name}"):
+    for path in target.parent.glob(f".*.{glob.escape(target.name)}"):
         mark = re.fullmatch(r"\.(\d+)\.(old\.)?" + re.escape(target.name), path.name)
         if mark is None or not path.is_dir() or _alive(int(mark[1])):
             continue

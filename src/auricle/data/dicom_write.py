@@ -114,8 +114,8 @@ def _say_what(header: Any) -> None:
     header.ImageType = ["DERIVED", "SECONDARY", "AXIAL", "SYNTHETIC"]
     # The newer flag for this, Synthetic Data (0008,001C), is left out: validators with an older dictionary (dicom3tools of 2022) call it an error.
     header.ContentQualification = "RESEARCH"
-    header.DerivationDescription = "Drawn by a latent diffusion model; no patient was scanned"
+    header.DerivationDescription = "Made by a computer model; no patient was scanned"
     header.ImageComments = "SYNTHETIC - research only, not for clinical use"
     header.BurnedInAnnotation, header.RecognizableVisualFeatures, header.LossyImageCompression = "NO", "NO", "00"
     header.Modality, header.BodyPartExamined, header.PatientPosition, header.KVP = "CT", "HEART", "HFS", None
-    header.Manufacturer, header.ManufacturerModelName, header.SoftwareVersions = "auricle", "auricle generate", __version__
+    header.Manufacturer, header.ManufacturerModelName, header.SoftwareVersions = "auricle", "auricle", __version__

@@ -86,6 +86,8 @@ def _pairs(config: ExportStage, kind: Format) -> tuple[Callable[[Path], None], i
     """The writer of pairs, and the bytes it needs at most."""
     assert config.source is not None
     source = export_pairs.open_source(config.source)
+    if kind == "dicom" and not source.synthetic:
+        raise InputError(f"--format dicom writes series that say they are synthetic; {config.source} holds real scans: take nifti or nnunet")
     if kind == "nnunet":
         return lambda folder: export_pairs.write_nnunet(source, folder, config.name), source.bytes
     write = export_pairs.write_dicom if kind == "dicom" else export_pairs.write_nifti_pairs

@@ -30,8 +30,8 @@ in RESULTS. The folder `models` is a bundle of auricle and serves `auricle segme
 load by itself: reading and resampling of scans, the network and the second look are auricle's, named in `configs/inference.json`; MONAI
 does the rest.""",
     "onnx": """`model.onnx` maps `image`, float32 (1, 1, X, Y, Z), to `logits` (1, 9, X, Y, Z); edges may be any multiples of the number in
-`model.onnx.json`, which also holds spacing, HU scaling and label table. Steps 1 and 3 to 5 below are up to you. Give it windows as large as in
-training: its normalization looks at the whole window.""",
+`model.onnx.json`, which also holds spacing, HU scaling and label table. What stands under Input is up to you. Give it windows as large
+as in training: its normalization looks at the whole window.""",
 }
 
 

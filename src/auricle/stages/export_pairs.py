@@ -15,7 +15,6 @@ from auricle.core import progress
 from auricle.core.anatomy import ID, KEYS, LABEL_COUNT
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
-from auricle.core.runs import finished
 from auricle.data import nnunet
 from auricle.data.dicom_write import SyntheticSeries, write_synthetic_ct
 from auricle.data.nifti import saving, write_nifti
@@ -23,6 +22,8 @@ from auricle.stages.pairs import Pairs, cohort_pairs, generated_pairs
 
 CONDITIONS = ("sex", "contrast", "phase", "metal", "location_mm")
 """Conditions that go out, beside volumes. Everything else that is known about a generated pair stays, above all the names of training cases."""
+VIRTUAL = "virtual patient"
+"""``source`` in the attributes of a virtual patient (`phantom`)."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Source:
     def __iter__(self) -> Iterator[tuple[dict[str, Any], NDArray[np.int16], NDArray[np.uint8], NDArray[np.float64]]]:
         """Row, image (int16 HU), label map (uint8) and affine of every pair, with a progress bar."""
         for i in progress.track(range(len(self.pairs)), "export", len(self.pairs)):
-            image, label = self.pairs.hu(i)
+            # One at a time: `Pairs` keeps what it has read.
+            image, label = self.pairs.take([i]).hu(0)
             yield self.rows[i], image.astype(np.int16), label, self.pairs.items[i].affine
 
 
@@ -60,9 +62,11 @@ def open_source(folder: Path) -> Source:
 def _generated(folder: Path) -> Source:
     everything = generated_pairs(folder)
     table: dict[str, Any] = read_json(folder / "pairs.json")
-    kept = [i for i, p in enumerate(table["pairs"]) if not p.get("copy")]
+    if not all({"requested", "faults", "copy", "complete"} <= p.keys() for p in table["pairs"]):
+        raise InputError(f"{folder}: was written by an older auricle, which did not record what was asked for; generate again")
+    kept = [i for i, p in enumerate(table["pairs"]) if not p["copy"]]
     if len(kept) < len(everything):
-        progress.notice(f"{folder}: {len(everything) - len(kept)} pairs are copies of training cases; they are left out")
+        progress.notice(f"{folder}: {len(everything) - len(kept)} of {len(everything)} pairs are left out as copies of training cases")
     if not kept:
         raise InputError(f"{folder}: every pair is a copy of a training case; train the generator longer or on more cases")
     audited = all(table["pairs"][i].get("nearest") is not None for i in kept)
@@ -91,19 +95,18 @@ def _conditions(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cohort(folder: Path) -> Source:
-    finished(folder, "cohort")
-    data = read_json(folder / "config.json")["config"]["data"]
-    synthetic = data["kind"] == "virtual"
+    """A cohort or a fold of one. Its cases are synthetic where they are virtual patients; anything else may come from a person."""
     cases = {c["id"]: c for c in read_json(folder / "cases.json")["cases"]}
     pairs = cohort_pairs(folder, "train", "validation", "test")
     rows = [
-        {"id": item.id, "synthetic": synthetic, "patient": item.patient, "split": cases[item.id]["split"], "attributes": dict(item.attributes)}
+        {"id": item.id, "synthetic": item.attributes.get("source") == VIRTUAL, "patient": item.patient, "split": cases[item.id]["split"],
+         "attributes": dict(item.attributes)}
         for item in pairs.items
-    ]
-    facts = {"seed": data["seed"]} if synthetic else {}
+    ]  # fmt: skip
+    synthetic = all(row["synthetic"] for row in rows)
     made = "virtual patients" if synthetic else "scans with label maps, resampled to the model grid"
     return Source(pairs, synthetic, rows, {
-        "synthetic": synthetic, "made_by": f"auricle {__version__}, `auricle cohort`", "what": made, **facts, "pairs": rows,
+        "synthetic": synthetic, "made_by": f"auricle {__version__}, `auricle cohort`", "what": made, "pairs": rows,
     })  # fmt: skip
 
 
@@ -136,14 +139,13 @@ def write_nnunet(source: Source, folder: Path, name: str) -> None:
 
 
 def write_dicom(source: Source, folder: Path) -> None:
-    """Write ``images/ID/`` (a CT series), ``labels/ID.nii.gz``, ``attributes.csv`` and ``provenance.json``; raises `InputError` for real scans."""
-    if not source.synthetic:
-        raise InputError("--format dicom writes series that say they are synthetic; real scans go out as nifti or nnunet")
+    """Write ``images/ID/`` (a CT series), ``labels/ID.nii.gz``, ``attributes.csv`` and ``provenance.json`` of synthetic pairs."""
+    assert source.synthetic, "every header will say that it is"
     rows = []
     for number, (row, image, label, affine) in enumerate(source, 1):
         sex = row.get("requested", row.get("attributes", {})).get("sex")
         # With the content in them, no UID ever stands for two images, whatever else the generator was asked.
-        origin = f"{source.provenance['seed']} {hashlib.sha256(image.tobytes() + affine.tobytes()).hexdigest()}"
+        origin = f"{source.provenance.get('seed')} {hashlib.sha256(image.tobytes() + affine.tobytes()).hexdigest()}"
         write_synthetic_ct(folder / "images" / row["id"], image, affine, SyntheticSeries(origin, row["id"], number, sex))
         write_nifti(folder / "labels" / f"{row['id']}.nii.gz", label, affine, dtype=np.uint8)
         rows.append(_flat(row, label, affine))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from auricle.core import progress
@@ -63,8 +64,8 @@ class ToModelGrid:
     def __call__(self, data: Item) -> dict[Hashable, Any]:
         """The item with its image replaced, which remembers the scan's own grid."""
         scan = data[self.key]
-        affine = np.asarray(scan.affine, np.float64)
-        volume, placed = model_volume(np.asarray(scan[0]), affine, self.grid)
+        affine = _array(scan.affine).astype(np.float64)
+        volume, placed = model_volume(_array(scan[0]), affine, self.grid)
         meta = {"filename_or_obj": scan.meta.get("filename_or_obj", ""), "scan_affine": affine, "scan_shape": np.array(scan.shape[1:])}
         image = torch.from_numpy(to_network(volume))[None]
         return {**data, self.key: MetaTensor(image, affine=torch.from_numpy(placed), meta=meta)}
@@ -80,11 +81,11 @@ class LookTwice:
     def __call__(self, inputs: Tensor, network: nn.Module, *_: Any, **__: Any) -> Tensor:
         """Map (N, 1, X, Y, Z) in network units to probabilities (N, 9, X, Y, Z) on the CPU."""
 
-        def slide(volume: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
-            found: np.ndarray[Any, np.dtype[np.float32]] = probabilities(network, torch.from_numpy(volume)[None, None], self.window)[0].numpy()
+        def slide(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+            found: NDArray[np.float32] = probabilities(network, torch.from_numpy(volume)[None, None], self.window)[0].numpy()
             return found
 
-        volumes = torch.as_tensor(inputs).cpu().numpy()[:, 0]
+        volumes = _array(inputs)[:, 0]
         return torch.stack([torch.from_numpy(look_twice(slide, volume, self.grid, outside=-1.0)) for volume in volumes])
 
 
@@ -97,13 +98,20 @@ class ToScan:
     def __call__(self, data: Item) -> dict[Hashable, Any]:
         """The item with its prediction replaced; empty, with a notice, where no heart was found."""
         image = data[self.image]
-        affine, x, y, z = np.asarray(image.meta["scan_affine"], np.float64), *(int(n) for n in image.meta["scan_shape"])
-        scores = np.array(torch.as_tensor(data[self.key]).cpu(), np.float32)
-        label, found, _ = to_scan(scores, np.asarray(image.affine, np.float64), (x, y, z), affine, self.grid)
+        affine = _array(image.meta["scan_affine"]).astype(np.float64)
+        x, y, z = (int(n) for n in image.meta["scan_shape"])
+        # A copy: `to_scan` clears what was cleaned away.
+        scores = _array(data[self.key]).astype(np.float32)
+        label, found, _ = to_scan(scores, _array(image.affine).astype(np.float64), (x, y, z), affine, self.grid)
         name = image.meta.get("filename_or_obj", "")
         if not found:
             progress.notice(f"{name}: no heart was found; the label map is empty")
         return {**data, self.key: MetaTensor(torch.from_numpy(label)[None], affine=torch.from_numpy(affine), meta={"filename_or_obj": name})}
+
+
+def _array(value: Any) -> NDArray[Any]:
+    """A tensor (MONAI's collating makes them of metadata too) or array as an array."""
+    return np.asarray(value.detach().cpu().numpy() if isinstance(value, Tensor) else value)
 
 
 def _grid(size: Sequence[int], spacing: Sequence[float]) -> ModelGrid:

@@ -176,7 +176,7 @@ def clean(label: NDArray[np.uint8], grid: ModelGrid) -> NDArray[np.uint8]:
 
 
 def resolve_model(folder: Path | None) -> Path:
-    """The segmenter in `folder`: a fine-tuned model itself, or the arm `ours` of a whole run; without a folder the one that ships.
+    """The segmenter in `folder`: a fine-tuned model or a bundle itself, or the arm `ours` of a whole run; without a folder the one that ships.
 
     Raises `InputError` where there is none.
     """
@@ -184,7 +184,7 @@ def resolve_model(folder: Path | None) -> Path:
         return DEFAULT_MODEL
     if folder.suffix == ".zip" and folder.is_file():
         raise InputError(f"--model {folder}: unpack it first and name the folder that is in it")
-    for candidate in (folder, folder / "finetune" / "ours", folder / "finetune" / "baseline"):
+    for candidate in (folder, folder / "models", folder / "finetune" / "ours", folder / "finetune" / "baseline"):
         if (candidate / "model.json").exists():
             return candidate
     raise InputError(f"--model {folder}: no fine-tuned segmenter in it; `auricle run` makes one, and without --model the one that ships is taken")
@@ -197,7 +197,8 @@ def model_volume(
     corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in image.shape])).reshape(3, -1)
     world = scan_affine[:3, :3] @ corners + scan_affine[:3, 3:]
     low, high = world.min(1), world.max(1)
-    shape = np.maximum(np.ceil((high - low) / np.array(grid.spacing)).astype(int), grid.size)
+    # Less than a thousandth of a voxel is rounding, which must not move the grid by half a voxel.
+    shape = np.maximum(np.ceil((high - low) / np.array(grid.spacing) - 1e-3).astype(int), grid.size)
     covering = ModelGrid(_triple(shape), grid.spacing)
     affine = covering.affine((low + high) / 2)
     return to_grid(image, scan_affine, affine, covering.size, outside=AIR_HU), affine
