@@ -25,7 +25,7 @@ check: lint types contracts test
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || (echo "auricle needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 2)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -e '.[dicom,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -e '.[dicom,meshes,dev]'
 	touch $@
 
 clean:

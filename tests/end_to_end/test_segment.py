@@ -20,7 +20,7 @@ from auricle.data.preprocess import ModelGrid, to_network
 from auricle.metrics import overlap
 from auricle.models.segmenter import Segmenter, SegmenterConfig
 from auricle.phantom import virtual_patient
-from auricle.stages import finetune, segment
+from auricle.stages import finetune, inference, segment
 from auricle.stages.finetune import Trained
 from auricle.stages.pairs import Grid
 from auricle.stages.weights import pack_model, read_model, save_model
@@ -133,7 +133,7 @@ def test_a_heart_needs_most_of_its_parts_and_some_confidence(parts: int, sure: f
         label[:, :, 4 * i : 4 * i + 2] = ID[key]
     probabilities = np.full((9, 20, 20, 20), (1 - sure) / 8, np.float32)
     np.put_along_axis(probabilities, label[None].astype(np.int64), np.float32(sure), axis=0)
-    verdict, confidence = segment._judge(label, probabilities, GRID)
+    verdict, confidence = segment._judge(label, probabilities, GRID.spacing)
     assert verdict is found
     assert confidence == (pytest.approx(sure, abs=1e-5) if parts else 0.0)
 
@@ -146,7 +146,7 @@ def test_cleaning_drops_what_is_far_or_small() -> None:
     label[38, 38, 38] = ID["LV"]
     label[35:38, 35:38, 35:38] = ID["LAA"]
     label[15, 15, 20:30] = ID["AO"]
-    cleaned = segment.clean(label, GRID)
+    cleaned = inference.clean(label, GRID.spacing)
     assert (cleaned == ID["LV"]).sum() == 1000
     assert (cleaned == ID["MYO"]).sum() == 200
     # The larger piece of the appendage is 100 mm away from the heart.
@@ -197,7 +197,7 @@ def scan(tmp_path: Path) -> Path:
 def test_command_writes_all_outputs(model: Path, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     cli.main(["segment", str(scan), "-o", str(out), "--model", str(model), "--quiet"])
-    assert sorted(p.name for p in out.iterdir()) == ["labels.ctbl", "labels.nii.gz", "preview.png", "segmentation.json", "volumes.csv"]
+    assert sorted(p.name for p in out.iterdir()) == ["labels.ctbl", "labels.nii.gz", "preview.png", "segmentation.json", "volumes.csv", "volumes.json"]
     label, affine, _ = read_nifti(out / "labels.nii.gz")
     image, image_affine, _ = read_nifti(scan)
     assert label.shape == image.shape
@@ -205,7 +205,7 @@ def test_command_writes_all_outputs(model: Path, scan: Path, tmp_path: Path, cap
     with (out / "volumes.csv").open() as handle:
         rows = list(csv.DictReader(handle))
     assert [r["structure"] for r in rows] == list(KEYS)
-    assert set(rows[0]) == {"structure", "volume_ml", "mean_hu", "touches_border"}
+    assert set(rows[0]) == {"structure", "volume_ml", "mean_hu", "touches_border", "partial", "confidence"}
     assert capsys.readouterr().out.strip() == str(out)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from auricle.recipes import RecipeName
+from auricle.stages.segment import Format, Options
 from auricle.study.plan import StudyConfig
 from auricle.training.loop import Hardware
 
@@ -107,14 +108,22 @@ def _numbers(flag: str, words: Sequence[str], kind: Callable[[str], Any]) -> lis
 class SegmentOptions:
     """Options of `auricle segment`."""
 
-    scan: tyro.conf.Positional[Path]
-    """NIfTI file, folder of a DICOM series, or one file of it."""
+    scans: tyro.conf.Positional[tuple[Path, ...]]
+    """NIfTI file, folder of a DICOM series, one file of it, or a folder of many scans; several of these."""
     out: Out
-    """Folder for labels.nii.gz, labels.ctbl, volumes.csv, preview.png and segmentation.json."""
+    """Folder for the result of one scan; of many, each gets a folder in it, and volumes.csv and summary.json say what was found in all."""
+    listing: Annotated[Path | None, tyro.conf.arg(name="list")] = None
+    """Text file with the path of a scan a line, or CSV with the columns scan and perhaps name and series."""
+    format: tuple[Format, ...] = ("nifti",)
+    """nifti (one label map), nifti-structures (a mask each), dicom-seg (DICOM series alone), stl, glb (meshes), overlays (PNGs of axial slices)."""
     model: Path | None = None
     """Folder of a fine-tuned segmenter, or of a whole run (its arm `ours` is taken); the one that ships with auricle otherwise."""
+    fast: bool = False
+    """Look at the scan once and at the heart once: about half the time, less where the scan is wide; labels far from the heart are coarser."""
     mirror: bool = False
     """Average over mirror images too, for a model that was trained on them: four times the time."""
+    keep_patient: bool = False
+    """Copy the patient's and the study's attributes into the DICOM segmentation; a pseudonym otherwise."""
     series: str | None = None
     """Series instance UID or number, where a folder holds several."""
     assume_orientation: str | None = None
@@ -124,7 +133,14 @@ class SegmentOptions:
     not_hu: bool = False
     """Accept values that do not look like HU."""
     overwrite: bool = False
-    """Replace the output of an earlier run."""
+    """Replace the output of an earlier run. Of many scans, those that are segmented already, with the same model and options, are skipped anyway."""
+
+    def options(self) -> Options:
+        """How scans are read, segmented and written."""
+        return Options(
+            tuple(dict.fromkeys(self.format)), self.fast, self.mirror, self.keep_patient, self.series, self.assume_orientation, self.volume_index,
+            self.not_hu,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

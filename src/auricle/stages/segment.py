@@ -1,33 +1,51 @@
 """Segment one scan: any grid and orientation in, the label map on that same grid out.
 
-The scan is resampled to the model's spacing and the window of the model slides over it. Where the heart lies is then known, and a second pass
-looks at it the way training did, centered; its probabilities replace the first ones inside its window.
+`stages/inference.py` says how the heart is found and looked at; here it is judged whether it is one, and the files are written. `stages/batch.py`
+does this for many scans.
 """
 
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from auricle import __version__
 from auricle.core import progress
 from auricle.core.anatomy import ID, LABEL_COUNT, STRUCTURES
 from auricle.core.case import Case
+from auricle.core.config import digest, to_json
 from auricle.core.errors import InputError
 from auricle.core.files import write_json
+from auricle.data import dicom_seg, meshes
+from auricle.data.dicom import SourceImages, source_images
+from auricle.data.dicom_files import is_dicom, series_of
 from auricle.data.nifti import write_nifti
-from auricle.data.outputs import check_output, volumes, write_color_table, write_preview, write_volumes_csv
-from auricle.data.preprocess import AIR_HU, ModelGrid, heart_center, labels_to_source, to_grid, to_network
+from auricle.data.outputs import (
+    VolumeRow,
+    check_output,
+    volumes,
+    write_color_table,
+    write_overlays,
+    write_preview,
+    write_structures,
+    write_volumes_csv,
+)
+from auricle.data.preprocess import labels_to_source
 from auricle.data.reading import read_scan
-from auricle.stages import finetune
+from auricle.stages import finetune, inference
 from auricle.stages.finetune import Trained
+from auricle.stages.inference import HEART
 
-HEART = ("MYO", "LA", "LV", "RA", "RV")
+DESCRIPTION = "segmentation.json"
+OUTPUTS = ("volumes.csv", "volumes.json", "preview.png", "labels.nii.gz", "labels.ctbl", "structures", "segmentation.dcm", "meshes", "heart.glb",
+           "overlays")  # fmt: skip
+"""What a segmentation may leave beside its description."""
+Format = Literal["nifti", "nifti-structures", "dicom-seg", "stl", "glb", "overlays"]
 LEAST_HEART_ML = 60.0
 """Less myocardium and chambers than this is not taken for a heart, not even for one that the field of view cuts."""
 LEAST_PARTS, PART_ML = 4, 5.0
@@ -37,6 +55,36 @@ DEFAULT_MODEL = Path(__file__).parents[1] / "weights" / "any-scan"
 """The segmenter that ships with the package (`python -m benchmarks.default_segmenter`)."""
 LEAST_CONFIDENCE = 0.6
 """Mean probability of the labels given to a heart; below it nothing is claimed."""
+MEMORY_BYTES = 5
+"""Bytes that the outputs of a scan take for each of its voxels, at most; usually far less, since label maps compress well."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How scans are read, segmented and written."""
+
+    formats: tuple[Format, ...] = ("nifti",)
+    """nifti (one label map), nifti-structures (a mask each), dicom-seg (DICOM series alone), stl, glb (meshes), overlays (PNGs of axial slices)."""
+    fast: bool = False
+    """One look at the scan and one at the heart, without overlapping views: about half the time or less; vessels far from the heart lose most."""
+    mirror: bool = False
+    """Average over mirror images too: four times the time, for a model that was trained on them."""
+    keep_patient: bool = False
+    """Copy name, id and all else of the patient and study into the DICOM segmentation; a pseudonym otherwise."""
+    series: str | None = None
+    """Series instance UID or number, where a folder holds several."""
+    assume_orientation: str | None = None
+    """Axis code such as RAS for a file that states no orientation."""
+    volume_index: int | None = None
+    """Which volume of a 4D file."""
+    not_hu: bool = False
+    """Accept values that do not look like HU."""
+
+    def __post_init__(self) -> None:
+        if not self.formats:
+            raise ValueError("--format needs at least one format")
+        if self.keep_patient and "dicom-seg" not in self.formats:
+            raise ValueError("--keep-patient is about DICOM segmentations: give --format dicom-seg too")
 
 
 @dataclass(frozen=True)
@@ -47,16 +95,8 @@ class SegmentStage:
     """NIfTI file, folder of a DICOM series, or one file of it."""
     model: Path
     """Folder of a fine-tuned segmenter, as `resolve_model` finds it."""
-    mirror: bool = False
-    """Average over mirror images too: four times the time, for a model that was trained on them."""
-    series: str | None = None
-    """Series instance UID or number, where a folder holds several."""
-    assume_orientation: str | None = None
-    """Axis code such as RAS for a NIfTI file that states no orientation."""
-    volume_index: int | None = None
-    """Which volume of a 4D file."""
-    not_hu: bool = False
-    """Accept values that do not look like HU."""
+    options: Options = field(default_factory=Options)
+    """How it is read, segmented and written."""
     overwrite: bool = False
     """Replace the output of an earlier run."""
 
@@ -71,74 +111,69 @@ class Segmentation:
     confidence: float
     """Mean probability of the labels given to myocardium and chambers, 0..1."""
     notices: tuple[str, ...]
+    confidences: Mapping[str, float] = field(default_factory=dict)
+    """The same of each structure that was found, by key."""
+
+    def rows(self) -> list[VolumeRow]:
+        """Volume, mean HU, contact with the scan's edge and confidence of every structure."""
+        assert self.case.label is not None
+        return volumes(self.case.label, self.case.affine, self.case.image, self.confidences)
 
 
 def run(config: SegmentStage, out: Path) -> Segmentation:
-    """Write ``labels.nii.gz``, ``labels.ctbl``, ``volumes.csv``, ``preview.png`` and ``segmentation.json`` into `out`.
+    """Write ``volumes.csv``, ``volumes.json``, ``preview.png``, ``segmentation.json`` and what the formats ask for into `out`.
 
     Raises `InputError` for a scan or a model that cannot be used, before anything is written.
     """
     check_output(out, overwrite=config.overwrite)
-    model = finetune.load(config.model)
-    if config.mirror and not model.mirrored:
-        raise InputError(f"--mirror: {config.model} was not trained on mirror images, so it cannot know them")
+    check_packages(config.options.formats)
+    model = load(config.model, config.options)
+    return segment_file(model, config, out, out.with_name(f".{os.getpid()}.{out.name}"))
+
+
+def load(folder: Path, options: Options) -> Trained:
+    """The segmenter; raises `InputError` where it cannot do what is asked for."""
+    model = finetune.load(folder)
+    if options.mirror and not model.mirrored:
+        raise InputError(f"--mirror: {folder} was not trained on mirror images, so it cannot know them")
+    return model
+
+
+def segment_file(model: Trained, config: SegmentStage, out: Path, scratch: Path, facts: Mapping[str, str] | None = None) -> Segmentation:
+    """Read, segment and write one scan; `scratch` is the folder that becomes `out`, `facts` go to ``segmentation.json``."""
+    o = config.options
+    source = _source(config.scan, o.series) if "dicom-seg" in o.formats else None
     case, notices = read_scan(
-        config.scan, series=config.series, assume_orientation=config.assume_orientation,
-        volume_index=config.volume_index, not_hu=config.not_hu,
-    )  # fmt: skip
-    check_output(out, size=int(case.image.size * 2), overwrite=config.overwrite)
+        config.scan, series=o.series, assume_orientation=o.assume_orientation, volume_index=o.volume_index, not_hu=o.not_hu
+    )
+    check_output(out, size=int(case.image.size * MEMORY_BYTES), overwrite=config.overwrite)
     for text in notices:
         progress.notice(text)
-    result = segment(model, case, tuple(notices), mirror=config.mirror)
-    if not result.heart_found:
-        progress.notice(f"{config.scan}: no heart was found; the label map is empty")
-    _write(result, config, out)
+    result = segment(model, case, tuple(notices), mirror=o.mirror, fast=o.fast)
+    rows = result.rows()
+    finding = _finding(result, rows)
+    if finding:
+        progress.notice(f"{config.scan}: {finding}")
+        result = replace(result, notices=(*result.notices, f"{config.scan}: {finding}"))
+    _write(result, rows, config, source, out, scratch, facts or {})
     return result
 
 
-def segment(model: Trained, case: Case, notices: tuple[str, ...] = (), *, mirror: bool = False) -> Segmentation:
+def segment(model: Trained, case: Case, notices: tuple[str, ...] = (), *, mirror: bool = False, fast: bool = False) -> Segmentation:
     """Segment a case in memory; the label map of the result lies on the case's own grid."""
-    grid = ModelGrid(model.grid.size, model.grid.spacing)
-    volume, affine = _model_volume(case, grid)
-    probabilities = _slide(model, volume, mirror)
-    label = clean(probabilities.argmax(0).astype(np.uint8), grid)
-    center = heart_center(label, affine)
-    if center is not None:
-        _look_again(model, case, center, probabilities, affine, mirror)
-        label = clean(probabilities.argmax(0).astype(np.uint8), grid)
-    found, confidence = _judge(label, probabilities, grid)
-    if found:
+    seen = inference.predict(model, case, mirror=mirror, fast=fast)
+    confidences: dict[str, float] = {}
+    found, confidence = False, 0.0
+    if seen is not None:
+        found, confidence = _judge(seen.label, seen.probabilities, model.grid.spacing)
+    if seen is not None and found:
+        confidences = {s.key: float(seen.probabilities[s.id][seen.label == s.id].mean()) for s in STRUCTURES if (seen.label == s.id).any()}
         # What cleaning removed must not come back when probabilities are interpolated.
-        probabilities[1:][:, (label == 0) & (probabilities.argmax(0) > 0)] = 0.0
-        on_source = labels_to_source(probabilities, affine, _triple(case.image.shape), case.affine)
+        seen.probabilities[1:][:, (seen.label == 0) & (inference.winners(seen.probabilities) > 0)] = 0.0
+        on_source = labels_to_source(seen.probabilities, seen.affine, inference.triple(case.image.shape), case.affine)
     else:
         on_source = np.zeros(case.image.shape, np.uint8)
-    return Segmentation(Case(case.id, case.image, case.affine, on_source, case.attributes), found, confidence, notices)
-
-
-def clean(label: NDArray[np.uint8], grid: ModelGrid) -> NDArray[np.uint8]:
-    """Keep the largest piece of every structure, near the largest heart; of the aorta and pulmonary artery all pieces of 1 mL or more."""
-    heart = np.isin(label, [ID[k] for k in HEART])
-    pieces, count = ndimage.label(ndimage.binary_dilation(heart, iterations=1))
-    if count == 0:
-        return np.zeros_like(label)
-    main = pieces == 1 + int(np.argmax(np.bincount(pieces[heart], minlength=count + 1)[1:]))
-    reach = max(1, round(30.0 / min(grid.spacing)))
-    near = ndimage.binary_dilation(main, iterations=reach)
-    voxel_ml = float(np.prod(grid.spacing)) / 1000.0
-    result = np.zeros_like(label)
-    for s in STRUCTURES:
-        parts, count = ndimage.label((label == s.id) & (main if s.key in HEART else label == s.id))
-        if count == 0:
-            continue
-        touching = np.zeros(count + 1, bool)
-        touching[np.unique(parts[near])] = True
-        sizes = np.bincount(parts.ravel())[1:] * touching[1:]
-        keep = (sizes == sizes.max()) & (sizes > 0)
-        if s.key in ("AO", "PA"):
-            keep |= sizes * voxel_ml >= 1.0
-        result[np.concatenate([[False], keep])[parts]] = s.id
-    return result
+    return Segmentation(Case(case.id, case.image, case.affine, on_source, case.attributes), found, confidence, notices, confidences)
 
 
 def resolve_model(folder: Path | None) -> Path:
@@ -154,92 +189,109 @@ def resolve_model(folder: Path | None) -> Path:
     raise InputError(f"--model {folder}: no fine-tuned segmenter in it; `auricle run` makes one, and without --model the one that ships is taken")
 
 
-def _model_volume(case: Case, grid: ModelGrid) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """The whole scan at the model's spacing, axis-aligned RAS+, at least one window large."""
-    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in case.image.shape])).reshape(3, -1)
-    world = case.affine[:3, :3] @ corners + case.affine[:3, 3:]
-    low, high = world.min(1), world.max(1)
-    shape = np.maximum(np.ceil((high - low) / np.array(grid.spacing)).astype(int), grid.size)
-    covering = ModelGrid(_triple(shape), grid.spacing)
-    affine = covering.affine((low + high) / 2)
-    return to_grid(case.image, case.affine, affine, covering.size, outside=AIR_HU), affine
+def check_packages(formats: tuple[Format, ...]) -> None:
+    """Raise `InputError` before anything is computed where a format needs a package that is not installed."""
+    if "dicom-seg" in formats:
+        dicom_seg.check_installed()
+    if {"stl", "glb"} & set(formats):
+        meshes.check_installed()
 
 
-def _slide(model: Trained, volume: NDArray[np.float32], mirror: bool) -> NDArray[np.float32]:
-    """Probabilities (9, X, Y, Z) of the whole volume."""
-    views = int(np.prod([max(1, -(-2 * (n - w) // w) + 1) for n, w in zip(volume.shape, model.window, strict=True)]))
-    done = [0]
-    with progress.bar("segment", views + 1) as update:
-
-        def seen() -> None:
-            done[0] += 1
-            update(min(done[0], views), {})
-
-        image = torch.from_numpy(to_network(volume))[None, None]
-        result: NDArray[np.float32] = finetune.probabilities(model.network, image, model.window, mirror, seen)[0].numpy()
-        update(views + 1, {})
-    return result
+def fingerprint(scan: str, model: Path, options: Options) -> str:
+    """What a result follows from: the scan's content, the weights, the options and the version."""
+    return digest({"scan": scan, "model": finetune.identity(model), "options": to_json(options), "version": __version__})
 
 
-def _look_again(
-    model: Trained, case: Case, center: NDArray[np.float64], probabilities: NDArray[np.float32], affine: NDArray[np.float64], mirror: bool
-) -> None:
-    """Replace the probabilities on the model grid centered on the heart, in place; its outer eighth fades into the first pass."""
-    size = model.grid.size
-    offset = np.rint((np.linalg.inv(affine) @ np.append(center, 1.0))[:3] - (np.array(size) - 1) / 2).astype(int)
-    window_affine = affine.copy()
-    window_affine[:3, 3] = (affine @ np.append(offset, 1.0))[:3]
-    image = to_grid(case.image, case.affine, window_affine, size, outside=AIR_HU)
-    second = finetune.probabilities(model.network, torch.from_numpy(to_network(image))[None, None], model.window, mirror)[0].numpy()
-    ramps = [np.clip((np.minimum(np.arange(n), np.arange(n)[::-1]) + 1) / (n / 8), 0, 1).astype(np.float32) for n in size]
-    weight = ramps[0][:, None, None] * ramps[1][None, :, None] * ramps[2][None, None, :]
-    here, there = [], []
-    for o, n, total in zip(offset, size, probabilities.shape[1:], strict=True):
-        here.append(slice(max(o, 0), min(o + n, total)))
-        there.append(slice(max(-o, 0), max(-o, 0) + here[-1].stop - here[-1].start))
-    first, w = probabilities[(slice(None), *here)], weight[tuple(there)]
-    first += w * (second[(slice(None), *there)] - first)
+def _source(scan: Path, series: str | None) -> SourceImages:
+    """The images that a DICOM segmentation refers to; raises `InputError` where the scan is no DICOM series."""
+    if scan.is_dir():
+        return source_images(scan, series)
+    if scan.is_file() and is_dicom(scan):
+        return source_images(scan.parent, series_of(scan) if series is None else series)
+    way_out = "unpack it and give the folder" if scan.suffix == ".zip" else "give the DICOM series, or take --format nifti"
+    raise InputError(f"{scan}: --format dicom-seg must refer to the images of a DICOM series, which this file is not; {way_out}")
 
 
-def _judge(label: NDArray[np.uint8], probabilities: NDArray[np.float32], grid: ModelGrid) -> tuple[bool, float]:
+def _finding(result: Segmentation, rows: list[VolumeRow]) -> str | None:
+    """What the user should know about the heart in the scan."""
+    if not result.heart_found:
+        return "no heart was found; the label map is empty"
+    cut = [row.structure for row in rows if row.partial and row.structure in HEART]
+    return f"the field of view cuts the heart ({', '.join(cut)}); these volumes are parts of the true ones" if cut else None
+
+
+def _judge(label: NDArray[np.uint8], probabilities: NDArray[np.float32], spacing: tuple[float, float, float]) -> tuple[bool, float]:
     """Whether this is a heart (volume, parts, confidence), and the confidence."""
     heart = np.isin(label, [ID[k] for k in HEART])
     if not heart.any():
         return False, 0.0
-    voxel_ml = float(np.prod(grid.spacing)) / 1000.0
+    voxel_ml = float(np.prod(spacing)) / 1000.0
     counts = np.bincount(label.ravel(), minlength=LABEL_COUNT) * voxel_ml
     confidence = float(probabilities.max(0)[heart].mean())
     parts = sum(counts[ID[k]] >= PART_ML for k in HEART)
     return bool(heart.sum() * voxel_ml >= LEAST_HEART_ML and parts >= LEAST_PARTS and confidence >= LEAST_CONFIDENCE), confidence
 
 
-def _write(result: Segmentation, config: SegmentStage, out: Path) -> None:
-    """Write everything beside `out` first: it appears whole or not at all."""
+def _write(
+    result: Segmentation, rows: list[VolumeRow], config: SegmentStage, source: SourceImages | None, out: Path, scratch: Path, facts: Mapping[str, str]
+) -> None:
+    """Write everything into `scratch` first: `out` appears whole or not at all."""
     case = result.case
     assert case.label is not None
-    folder = out.with_name(f".{os.getpid()}.{out.name}")
     try:
-        folder.mkdir(parents=True)
-        write_nifti(folder / "labels.nii.gz", case.label, case.affine, dtype=np.uint8)
-        write_color_table(folder / "labels.ctbl")
-        rows = volumes(case.label, case.affine, case.image)
-        write_volumes_csv(folder / "volumes.csv", rows)
-        write_preview(folder / "preview.png", case, case.label)
-        write_json(folder / "segmentation.json", {
-            "heart_found": result.heart_found, "confidence": round(result.confidence, 4), "notices": list(result.notices),
-            "model": finetune.identity(config.model),
+        scratch.mkdir(parents=True)
+        write_volumes_csv(scratch / "volumes.csv", rows)
+        write_json(scratch / "volumes.json", [row.to_json() for row in rows])
+        write_preview(scratch / "preview.png", case, case.label)
+        _write_formats(result, config, source, scratch)
+        write_json(scratch / DESCRIPTION, {
+            "heart_found": result.heart_found, "confidence": round(result.confidence, 4),
+            "structures": {k: round(v, 4) for k, v in result.confidences.items()}, "partial": [r.structure for r in rows if r.partial],
+            "notices": list(result.notices), "model": finetune.identity(config.model), "options": to_json(config.options),
+            "version": __version__, **facts,
         })  # fmt: skip
         if out.is_dir():
-            for path in sorted(folder.iterdir()):
-                os.replace(path, out / path.name)
+            _replace(scratch, out)
         else:
-            os.replace(folder, out)
+            os.replace(scratch, out)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror})") from None
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _triple(shape: Any) -> tuple[int, int, int]:
-    x, y, z = (int(n) for n in shape)
-    return x, y, z
+def _replace(scratch: Path, out: Path) -> None:
+    """Put new outputs in the place of old ones, those of other formats included; the description goes first and comes last."""
+    for name in (DESCRIPTION, *OUTPUTS):
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
+    for path in sorted(scratch.iterdir(), key=lambda p: p.name == DESCRIPTION):
+        os.replace(path, out / path.name)
+
+
+def _write_formats(result: Segmentation, config: SegmentStage, source: SourceImages | None, folder: Path) -> None:
+    """The label map in each format that was asked for."""
+    case, formats = result.case, config.options.formats
+    assert case.label is not None
+    if "nifti" in formats:
+        write_nifti(folder / "labels.nii.gz", case.label, case.affine, dtype=np.uint8)
+        write_color_table(folder / "labels.ctbl")
+    if "nifti-structures" in formats:
+        write_structures(folder / "structures", case.label, case.affine)
+    if not result.heart_found:
+        return  # the other formats have nothing to show, and a notice says so
+    if source is not None:
+        algorithm = dicom_seg.Algorithm(f"auricle {config.model.name}", __version__, finetune.identity(config.model))
+        dicom_seg.write_dicom_seg(
+            folder / "segmentation.dcm", case.label, case.affine, source, algorithm, keep_patient=config.options.keep_patient
+        )
+    if {"stl", "glb"} & set(formats):
+        surfaces = meshes.surfaces(case.label, case.affine)
+        if "stl" in formats:
+            meshes.write_stl(folder / "meshes", surfaces)
+        if "glb" in formats:
+            meshes.write_glb(folder / "heart.glb", surfaces)
+    if "overlays" in formats:
+        write_overlays(folder / "overlays", case, case.label)

@@ -1,0 +1,232 @@
+"""From a scan to probabilities on the model's grid, in memory that does not grow with the field of view.
+
+A wide scan is first looked at in windows that hardly overlap, of which the label map alone is kept; where the heart lies is then known, and
+probabilities are made around it only. A second look sees the heart the way training did, centered.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from auricle.core import progress
+from auricle.core.anatomy import BACKGROUND, ID, LABEL_COUNT, STRUCTURES
+from auricle.core.case import Case
+from auricle.data.preprocess import AIR_HU, ModelGrid, heart_center, to_grid, to_network
+from auricle.stages import finetune
+from auricle.stages.finetune import Trained
+
+HEART = ("MYO", "LA", "LV", "RA", "RV")
+MARGIN_MM = 16.0
+"""Around what the first look found, so that nothing near it is missed."""
+NEAR_VIEWS = 18
+"""Views that the surroundings of a heart take. A scan whose overlapping views are more than these and the first look's is localized first."""
+UNCOVERED = 0.25
+"""Share of a window's edge that the fast mode leaves unseen at first: the look at the heart covers what matters of it."""
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says about a part of a scan, on the model's grid."""
+
+    probabilities: NDArray[np.float32]
+    """(9, X, Y, Z)."""
+    affine: NDArray[np.float64]
+    """Voxel index to RAS mm."""
+    label: NDArray[np.uint8]
+    """The most probable labels, cleaned, (X, Y, Z)."""
+
+
+def predict(model: Trained, case: Case, *, mirror: bool = False, fast: bool = False) -> Prediction | None:
+    """Probabilities and labels around the heart; None where not a voxel of myocardium or chambers is seen.
+
+    `fast` looks once at the whole scan and once at the heart, and takes no overlapping views.
+    """
+    spacing = model.grid.spacing
+    region = _covering(case, spacing, model.grid.size)
+    rough: Rough | None = None
+    if fast or _views(region.size, model.window, 2) > _views(region.size, model.window, 1) + NEAR_VIEWS:
+        rough = _first_look(model, case, region, UNCOVERED if fast else 0.0)
+        box = ndimage.find_objects((rough.label > 0).astype(np.uint8))
+        if not box:
+            return None
+        start, size = _around(region, box[0], model.grid.size)
+        region, rough = region.part(start, size), rough.part(start, size)
+    if fast and rough is not None:
+        probabilities, label = rough.probabilities(), rough.label
+    else:
+        probabilities = _slide(model, to_grid(case.image, case.affine, region.affine, region.size, outside=AIR_HU), mirror)
+        label = clean(winners(probabilities), spacing)
+    center = heart_center(label, region.affine)
+    if center is None:
+        return None
+    _look_again(model, case, center, probabilities, region, mirror)
+    return Prediction(probabilities, region.affine, clean(winners(probabilities), spacing))
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of space on the model's grid."""
+
+    affine: NDArray[np.float64]
+    size: Triple
+
+    def part(self, start: Any, size: Triple) -> "Region":
+        """`size` voxels from the index `start` on, which may lie outside."""
+        affine = self.affine.copy()
+        affine[:3, 3] = (self.affine @ np.append(np.asarray(start, float), 1.0))[:3]
+        return Region(affine, size)
+
+
+def _covering(case: Case, spacing: tuple[float, float, float], least: Triple) -> Region:
+    """The whole scan at the model's spacing, axis-aligned RAS+, at least one window large."""
+    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in case.image.shape])).reshape(3, -1)
+    world = case.affine[:3, :3] @ corners + case.affine[:3, 3:]
+    low, high = world.min(1), world.max(1)
+    size = triple(np.maximum(np.ceil((high - low) / np.array(spacing)).astype(int), least))
+    return Region(ModelGrid(size, spacing).affine((low + high) / 2), size)
+
+
+@dataclass(frozen=True)
+class Rough:
+    """What the first look at a whole scan keeps: two bytes a voxel."""
+
+    label: NDArray[np.uint8]
+    """Cleaned, (X, Y, Z)."""
+    sure: NDArray[np.uint8]
+    """Probability of the most probable label, times 255."""
+
+    def part(self, start: NDArray[np.int64], size: Triple) -> "Rough":
+        """`size` voxels from the index `start` on."""
+        box = tuple(slice(a, a + n) for a, n in zip(start.tolist(), size, strict=True))
+        return Rough(self.label[box], self.sure[box])
+
+    def probabilities(self) -> NDArray[np.float32]:
+        """(9, X, Y, Z): the label's own, and the rest given to the background; what cleaning removed is background."""
+        result = np.zeros((LABEL_COUNT, *self.label.shape), np.float32)
+        for s in STRUCTURES:
+            np.multiply(self.label == s.id, self.sure / np.float32(255), out=result[s.id])
+        result[BACKGROUND] = 1 - result[1:].sum(0)
+        return result
+
+
+def _around(whole: Region, box: tuple[slice, ...], least: Triple) -> tuple[NDArray[np.int64], Triple]:
+    """Start and size of the box with a margin, inside the scan, at least one window large."""
+    margin = np.ceil(MARGIN_MM / np.diag(whole.affine)[:3]).astype(int)
+    low = np.maximum(np.array([s.start for s in box]) - margin, 0)
+    high = np.minimum(np.array([s.stop for s in box]) + margin, whole.size)
+    size = np.maximum(high - low, least)
+    return np.clip((low + high - size) // 2, 0, np.array(whole.size) - size), triple(size)
+
+
+def _views(size: Triple, window: Triple, overlaps: int) -> int:
+    """Views that cover a volume, each voxel seen `overlaps` times along an axis."""
+    return math.prod(max(1, math.ceil(overlaps * (n - w) / w) + 1) for n, w in zip(size, window, strict=True))
+
+
+def _first_look(model: Trained, case: Case, whole: Region, uncovered: float) -> Rough:
+    """The whole scan from views side by side; along an axis where one view is enough, it may leave `uncovered` of its edge out."""
+    label, sure = np.zeros(whole.size, np.uint8), np.zeros(whole.size, np.uint8)
+    starts = []
+    for n, w in zip(whole.size, model.window, strict=True):
+        count = 1 if n <= w * (1 + uncovered) else math.ceil(n / w)
+        starts.append([(n - w) // 2] if count == 1 else np.rint(np.linspace(0, n - w, count)).astype(int).tolist())
+    places = list(itertools.product(*starts))
+    for start in progress.track(places, "find the heart", len(places)):
+        seen = _look(model, case, whole.part(start, model.window), False)
+        box = tuple(slice(a, a + n) for a, n in zip(start, model.window, strict=True))
+        label[box], sure[box] = winners(seen), np.rint(seen.max(0) * 255)
+    return Rough(clean(label, model.grid.spacing), sure)
+
+
+def _start(whole: Region, center: NDArray[np.float64], size: Triple) -> NDArray[np.int64]:
+    """Index where a part of that size begins whose middle is `center` (RAS mm)."""
+    middle = (np.linalg.inv(whole.affine) @ np.append(center, 1.0))[:3]
+    start: NDArray[np.int64] = np.rint(middle - (np.array(size) - 1) / 2).astype(np.int64)
+    return start
+
+
+def _look(model: Trained, case: Case, view: Region, mirror: bool) -> NDArray[np.float32]:
+    """Probabilities (9, X, Y, Z) of a part of the scan, resampled for it."""
+    image = to_grid(case.image, case.affine, view.affine, view.size, outside=AIR_HU)
+    found = finetune.probabilities(model.network, torch.from_numpy(to_network(image))[None, None], model.window, mirror)
+    return np.asarray(found[0].numpy())
+
+
+def _slide(model: Trained, volume: NDArray[np.float32], mirror: bool) -> NDArray[np.float32]:
+    """Probabilities (9, X, Y, Z) of the whole volume."""
+    views = _views(triple(volume.shape), model.window, 2)
+    done = [0]
+    with progress.bar("segment", views + 1) as update:
+
+        def seen() -> None:
+            done[0] += 1
+            update(min(done[0], views), {})
+
+        image = torch.from_numpy(to_network(volume))[None, None]
+        result: NDArray[np.float32] = finetune.probabilities(model.network, image, model.window, mirror, seen)[0].numpy()
+        update(views + 1, {})
+    return result
+
+
+def _look_again(
+    model: Trained, case: Case, center: NDArray[np.float64], probabilities: NDArray[np.float32], whole: Region, mirror: bool
+) -> None:
+    """Replace the probabilities on the model grid centered on the heart, in place; its outer eighth fades into the first pass."""
+    size = model.grid.size
+    offset = _start(whole, center, size)
+    second = _look(model, case, whole.part(offset, size), mirror)
+    ramps = [np.clip((np.minimum(np.arange(n), np.arange(n)[::-1]) + 1) / (n / 8), 0, 1).astype(np.float32) for n in size]
+    weight = ramps[0][:, None, None] * ramps[1][None, :, None] * ramps[2][None, None, :]
+    here, there = [], []
+    for o, n, total in zip(offset.tolist(), size, probabilities.shape[1:], strict=True):
+        here.append(slice(max(o, 0), min(o + n, total)))
+        there.append(slice(max(-o, 0), max(-o, 0) + here[-1].stop - here[-1].start))
+    first, w = probabilities[(slice(None), *here)], weight[tuple(there)]
+    first += w * (second[(slice(None), *there)] - first)
+
+
+def winners(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The most probable label of every voxel, (X, Y, Z); made slice by slice, since NumPy's indices take eight bytes each."""
+    label = np.empty(probabilities.shape[1:], np.uint8)
+    for x in range(len(label)):
+        label[x] = probabilities[:, x].argmax(0)
+    return label
+
+
+def clean(label: NDArray[np.uint8], spacing: tuple[float, float, float]) -> NDArray[np.uint8]:
+    """Keep the largest piece of every structure, near the largest heart; of the aorta and pulmonary artery all pieces of 1 mL or more."""
+    heart = np.isin(label, [ID[k] for k in HEART])
+    pieces, count = ndimage.label(ndimage.binary_dilation(heart, iterations=1))
+    if count == 0:
+        return np.zeros_like(label)
+    main = pieces == 1 + int(np.argmax(np.bincount(pieces[heart], minlength=count + 1)[1:]))
+    reach = max(1, round(30.0 / min(spacing)))
+    near = ndimage.binary_dilation(main, iterations=reach)
+    voxel_ml = float(np.prod(spacing)) / 1000.0
+    result = np.zeros_like(label)
+    for s in STRUCTURES:
+        parts, count = ndimage.label((label == s.id) & (main if s.key in HEART else label == s.id))
+        if count == 0:
+            continue
+        touching = np.zeros(count + 1, bool)
+        touching[np.unique(parts[near])] = True
+        sizes = np.bincount(parts.ravel())[1:] * touching[1:]
+        keep = (sizes == sizes.max()) & (sizes > 0)
+        if s.key in ("AO", "PA"):
+            keep |= sizes * voxel_ml >= 1.0
+        result[np.concatenate([[False], keep])[parts]] = s.id
+    return result
+
+
+def triple(shape: Any) -> Triple:
+    """Three whole numbers."""
+    x, y, z = (int(n) for n in shape)
+    return x, y, z
