@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from auricle import __version__, recipes
-from auricle.cli.options import Out, PlanOptions, RunOptions, SegmentOptions, Show, Shown, StudyOptions
+from auricle.cli.options import MeasureOptions, Out, PlanOptions, RunOptions, SegmentOptions, Show, Shown, StudyOptions
 from auricle.core import progress
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
@@ -29,6 +29,7 @@ from auricle.stages import (
     evaluate,
     finetune,
     generate,
+    measure,
     phantom,
     plan,
     pretrain,
@@ -159,6 +160,18 @@ def segment_scans(options: Annotated[SegmentOptions, tyro.conf.arg(name="")], sh
         print(options.out)
 
 
+def measure_labels(options: Annotated[MeasureOptions, tyro.conf.arg(name="")], show: Shown) -> None:
+    """Measure label maps: volumes, surfaces, plausibility, and agreement with a reference."""
+    _configure(show)
+    results = measure.run(options.config(), options.out, overwrite=options.overwrite)
+    progress.event("finished", out=None if options.out is None else str(options.out), label_maps=len(results))
+    if not show.json:
+        print(measure.table(results))
+    failed = [r.name for r in results if r.error is not None]
+    if failed:
+        raise InputError(f"{len(failed)} of {len(results)} label maps could not be measured: {_few(failed)}")
+
+
 def _few(names: list[str]) -> str:
     return ", ".join(names[:8]) + (", .." if len(names) > 8 else "")
 
@@ -231,6 +244,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "run": run_all,
     "study": study_arms,
     "segment": segment_scans,
+    "measure": measure_labels,
     "report": report,
     "phantom": write_phantoms,
     "cohort": _stage(cohort.run, CohortConfig, "Bring a cohort to the model grid and split it by patient."),

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from auricle.recipes import RecipeName
+from auricle.stages.measure import MeasureStage
 from auricle.stages.segment import Format, Options
 from auricle.study.plan import StudyConfig
 from auricle.training.loop import Hardware
@@ -141,6 +142,34 @@ class SegmentOptions:
             tuple(dict.fromkeys(self.format)), self.fast, self.mirror, self.keep_patient, self.series, self.assume_orientation, self.volume_index,
             self.not_hu,
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """Options of `auricle measure`."""
+
+    labels: tyro.conf.Positional[tuple[Path, ...]]
+    """Label maps, folders of them, or folders that `auricle segment` wrote."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Folder for measures.csv and measures.json; the table goes to standard output in any case."""
+    image: Path | None = None
+    """The scan of one label map, or a folder in which each has a scan of its name: for mean HU."""
+    reference: Path | None = None
+    """A label map to compare one with, or a folder in which each has one of its name: Dice, HD95, NSD and volume error."""
+    label_map: str | None = None
+    """What the label maps' values mean, e.g. ``1=LV,2=RV``; auricle's ids otherwise."""
+    reference_map: str | None = None
+    """The same of the references."""
+    tolerance_mm: float = 2.0
+    """Tolerance of the normalized surface Dice."""
+    not_hu: bool = False
+    """Accept scans whose values do not look like HU."""
+    overwrite: bool = False
+    """Replace the output of an earlier run."""
+
+    def config(self) -> MeasureStage:
+        """What is measured; raises `ValueError` for flags that do not fit."""
+        return MeasureStage(self.labels, self.image, self.reference, self.label_map, self.reference_map, self.tolerance_mm, self.not_hu)
 
 
 @dataclass(frozen=True)

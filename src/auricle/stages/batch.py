@@ -110,7 +110,30 @@ def find_scans(inputs: Sequence[Path], listing: Path | None, series: str | None,
     if not found:
         raise InputError(f"{listing}: lists no scans" if listing else "no scan given: name files or folders, or give --list")
     many = listing is not None or len(found) > 1 or found[0].path not in inputs
-    return tuple(_named(found)), many
+    return tuple(named(found)), many
+
+
+def named(scans: list[Scan]) -> list[Scan]:
+    """Give every scan a name of its own: its file's or folder's, with as many folders above as set it apart from the others."""
+    parts = [_parts(s.path) if not s.name else [s.name] for s in scans]
+    lengths = [1] * len(scans)
+    while True:
+        names = ["_".join(p[-n:]) for p, n in zip(parts, lengths, strict=True)]
+        alike = [i for i, name in enumerate(names) if names.count(name) > 1]
+        longer = [i for i in alike if lengths[i] < len(parts[i])]
+        if not alike:
+            return [replace(s, name=name) for s, name in zip(scans, names, strict=True)]
+        if not longer:
+            first, second = (scans[i].path for i in [j for j in alike if names[j] == names[alike[0]]][:2])
+            way_out = "name them in a --list with the columns scan and name"
+            raise InputError(f"{first} and {second} would both go to a folder named {names[alike[0]]}; {way_out}")
+        for i in longer:
+            lengths[i] += 1
+
+
+def stem(path: Path) -> str:
+    """A file's or folder's name without the ending of a volume file."""
+    return path.name.removesuffix(next((e for e in ENDINGS if path.name.endswith(e)), "")) or path.name
 
 
 def content_digest(path: Path) -> str:
@@ -245,26 +268,7 @@ def _listed(listing: Path) -> list[Scan]:
     return found
 
 
-def _named(scans: list[Scan]) -> list[Scan]:
-    """Give every scan a name of its own: its file's or folder's, with as many folders above as set it apart from the others."""
-    parts = [_parts(s.path) if not s.name else [s.name] for s in scans]
-    lengths = [1] * len(scans)
-    while True:
-        names = ["_".join(p[-n:]) for p, n in zip(parts, lengths, strict=True)]
-        alike = [i for i, name in enumerate(names) if names.count(name) > 1]
-        longer = [i for i in alike if lengths[i] < len(parts[i])]
-        if not alike:
-            return [replace(s, name=name) for s, name in zip(scans, names, strict=True)]
-        if not longer:
-            first, second = (scans[i].path for i in [j for j in alike if names[j] == names[alike[0]]][:2])
-            way_out = "name them in a --list with the columns scan and name"
-            raise InputError(f"{first} and {second} would both go to a folder named {names[alike[0]]}; {way_out}")
-        for i in longer:
-            lengths[i] += 1
-
-
 def _parts(path: Path) -> list[str]:
-    """A path's folders and its name without ending, each fit for the name of a folder."""
-    *above, name = Path(os.path.abspath(path)).parts
-    ending = next((e for e in ENDINGS if name.endswith(e)), "")
-    return [re.sub(r"[^\w.+-]", "-", part) for part in (*above[1:], name.removesuffix(ending) or name)]
+    """A path's folders and its stem, each fit for the name of a folder."""
+    path = Path(os.path.abspath(path))
+    return [re.sub(r"[^\w.+-]", "-", part) for part in (*path.parts[1:-1], stem(path))]

@@ -26,8 +26,10 @@ MARGIN_MM = 16.0
 """Around what the first look found, so that nothing near it is missed."""
 NEAR_VIEWS = 18
 """Views that the surroundings of a heart take. A scan whose overlapping views are more than these and the first look's is localized first."""
-UNCOVERED = 0.25
-"""Share of a window's edge that the fast mode leaves unseen at first: the look at the heart covers what matters of it."""
+COARSE = 2.0
+"""Voxel size of the first look of the fast mode, in the model's voxels."""
+LOOKS, STILL_MM = 3, 10.0
+"""The fast mode looks at the heart until its center moves by less than this, so often at most: a coarse first look misses by up to 45 mm."""
 
 Triple = tuple[int, int, int]
 
@@ -47,28 +49,37 @@ class Prediction:
 def predict(model: Trained, case: Case, *, mirror: bool = False, fast: bool = False) -> Prediction | None:
     """Probabilities and labels around the heart; None where not a voxel of myocardium or chambers is seen.
 
-    `fast` looks once at the whole scan and once at the heart, and takes no overlapping views.
+    `fast` looks at the whole scan with coarse voxels and at the model's spacing at the heart alone, without overlapping views; where one view
+    holds the scan, it takes one look.
     """
     spacing = model.grid.spacing
     region = _covering(case, spacing, model.grid.size)
     rough: Rough | None = None
-    if fast or _views(region.size, model.window, 2) > _views(region.size, model.window, 1) + NEAR_VIEWS:
-        rough = _first_look(model, case, region, UNCOVERED if fast else 0.0)
-        box = ndimage.find_objects((rough.label > 0).astype(np.uint8))
-        if not box:
+    views = _views(region.size, model.window, 2)
+    if fast and views > 1:
+        rough = _first_look(model, case, _covering(case, _times(spacing, COARSE), model.grid.size))
+        rough = rough if rough.label.any() else _first_look(model, case, region)
+    elif not fast and views > _views(region.size, model.window, 1) + NEAR_VIEWS:
+        rough = _first_look(model, case, region)
+    if rough is not None:
+        if not rough.label.any():
             return None
-        start, size = _around(region, box[0], model.grid.size)
-        region, rough = region.part(start, size), rough.part(start, size)
-    if fast and rough is not None:
-        probabilities, label = rough.probabilities(), rough.label
+        region = _around(region, rough, model.grid.size)
+    if rough is not None and fast:
+        probabilities = rough.probabilities(region)
     else:
         probabilities = _slide(model, to_grid(case.image, case.affine, region.affine, region.size, outside=AIR_HU), mirror)
-        label = clean(winners(probabilities), spacing)
-    center = heart_center(label, region.affine)
-    if center is None:
-        return None
-    _look_again(model, case, center, probabilities, region, mirror)
-    return Prediction(probabilities, region.affine, clean(winners(probabilities), spacing))
+    label = clean(winners(probabilities), spacing)
+    before = np.full(3, np.inf)
+    for _ in range(0 if fast and views == 1 else LOOKS if fast else 1):
+        center = heart_center(label, region.affine)
+        if center is None:
+            return None
+        if np.linalg.norm(center - before) < STILL_MM:
+            break
+        _look_again(model, case, center, probabilities, region, mirror)
+        label, before = clean(winners(probabilities), spacing), center
+    return Prediction(probabilities, region.affine, label)
 
 
 @dataclass(frozen=True)
@@ -98,32 +109,41 @@ def _covering(case: Case, spacing: tuple[float, float, float], least: Triple) ->
 class Rough:
     """What the first look at a whole scan keeps: two bytes a voxel."""
 
+    region: Region
     label: NDArray[np.uint8]
     """Cleaned, (X, Y, Z)."""
     sure: NDArray[np.uint8]
     """Probability of the most probable label, times 255."""
 
-    def part(self, start: NDArray[np.int64], size: Triple) -> "Rough":
-        """`size` voxels from the index `start` on."""
-        box = tuple(slice(a, a + n) for a, n in zip(start.tolist(), size, strict=True))
-        return Rough(self.label[box], self.sure[box])
-
-    def probabilities(self) -> NDArray[np.float32]:
-        """(9, X, Y, Z): the label's own, and the rest given to the background; what cleaning removed is background."""
-        result = np.zeros((LABEL_COUNT, *self.label.shape), np.float32)
+    def probabilities(self, region: Region) -> NDArray[np.float32]:
+        """(9, X, Y, Z) on another grid, from the nearest voxel: the label's own, and the rest given to the background."""
+        step = np.linalg.inv(self.region.affine) @ region.affine
+        nearest = [np.rint(step[k, k] * np.arange(n) + step[k, 3]).astype(int).clip(0, m - 1)
+                   for k, (n, m) in enumerate(zip(region.size, self.region.size, strict=True))]  # fmt: skip
+        label, sure = self.label[np.ix_(*nearest)], self.sure[np.ix_(*nearest)]
+        result = np.zeros((LABEL_COUNT, *region.size), np.float32)
         for s in STRUCTURES:
-            np.multiply(self.label == s.id, self.sure / np.float32(255), out=result[s.id])
+            np.multiply(label == s.id, sure / np.float32(255), out=result[s.id])
         result[BACKGROUND] = 1 - result[1:].sum(0)
         return result
 
 
-def _around(whole: Region, box: tuple[slice, ...], least: Triple) -> tuple[NDArray[np.int64], Triple]:
-    """Start and size of the box with a margin, inside the scan, at least one window large."""
-    margin = np.ceil(MARGIN_MM / np.diag(whole.affine)[:3]).astype(int)
-    low = np.maximum(np.array([s.start for s in box]) - margin, 0)
-    high = np.minimum(np.array([s.stop for s in box]) + margin, whole.size)
+def _around(whole: Region, rough: Rough, least: Triple) -> Region:
+    """What the first look found, with a margin, inside the scan, at least one window large; on the grid of `whole`."""
+    box = ndimage.find_objects((rough.label > 0).astype(np.uint8))[0]
+    ends = np.array([[s.start - 0.5 for s in box], [s.stop - 0.5 for s in box]])
+    step = np.linalg.inv(whole.affine) @ rough.region.affine
+    low, high = ends * np.diag(step)[:3] + step[:3, 3] + 0.5
+    margin = np.ceil(MARGIN_MM / np.diag(whole.affine)[:3])
+    low = np.maximum(np.floor(low - margin), 0).astype(int)
+    high = np.minimum(np.ceil(high + margin), whole.size).astype(int)
     size = np.maximum(high - low, least)
-    return np.clip((low + high - size) // 2, 0, np.array(whole.size) - size), triple(size)
+    return whole.part(np.clip((low + high - size) // 2, 0, np.array(whole.size) - size), triple(size))
+
+
+def _times(spacing: tuple[float, float, float], factor: float) -> tuple[float, float, float]:
+    x, y, z = spacing
+    return x * factor, y * factor, z * factor
 
 
 def _views(size: Triple, window: Triple, overlaps: int) -> int:
@@ -131,19 +151,19 @@ def _views(size: Triple, window: Triple, overlaps: int) -> int:
     return math.prod(max(1, math.ceil(overlaps * (n - w) / w) + 1) for n, w in zip(size, window, strict=True))
 
 
-def _first_look(model: Trained, case: Case, whole: Region, uncovered: float) -> Rough:
-    """The whole scan from views side by side; along an axis where one view is enough, it may leave `uncovered` of its edge out."""
+def _first_look(model: Trained, case: Case, whole: Region) -> Rough:
+    """The whole scan from views side by side."""
     label, sure = np.zeros(whole.size, np.uint8), np.zeros(whole.size, np.uint8)
     starts = []
     for n, w in zip(whole.size, model.window, strict=True):
-        count = 1 if n <= w * (1 + uncovered) else math.ceil(n / w)
-        starts.append([(n - w) // 2] if count == 1 else np.rint(np.linspace(0, n - w, count)).astype(int).tolist())
+        starts.append(np.rint(np.linspace(0, n - w, math.ceil(n / w))).astype(int).tolist() if n > w else [0])
     places = list(itertools.product(*starts))
     for start in progress.track(places, "find the heart", len(places)):
         seen = _look(model, case, whole.part(start, model.window), False)
         box = tuple(slice(a, a + n) for a, n in zip(start, model.window, strict=True))
         label[box], sure[box] = winners(seen), np.rint(seen.max(0) * 255)
-    return Rough(clean(label, model.grid.spacing), sure)
+    x, y, z = np.diag(whole.affine)[:3].tolist()
+    return Rough(whole, clean(label, (x, y, z)), sure)
 
 
 def _start(whole: Region, center: NDArray[np.float64], size: Triple) -> NDArray[np.int64]:
