@@ -197,7 +197,8 @@ def scan(tmp_path: Path) -> Path:
 def test_command_writes_all_outputs(model: Path, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     cli.main(["segment", str(scan), "-o", str(out), "--model", str(model), "--quiet"])
-    assert sorted(p.name for p in out.iterdir()) == ["labels.ctbl", "labels.nii.gz", "preview.png", "segmentation.json", "volumes.csv", "volumes.json"]
+    written = ["labels.ctbl", "labels.nii.gz", "preview.png", "segmentation.json", "volumes.csv", "volumes.json"]
+    assert sorted(p.name for p in out.iterdir()) == written
     label, affine, _ = read_nifti(out / "labels.nii.gz")
     image, image_affine, _ = read_nifti(scan)
     assert label.shape == image.shape

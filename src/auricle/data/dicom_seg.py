@@ -80,7 +80,8 @@ def write_dicom_seg(
     if label.shape != shape or apart(affine, source.affine, shape) > 0.01:
         label = label_to_grid(label, affine, source.affine, shape)
     headers, order = _headers(source)
-    headers = [_identified(h, keep_patient) for h in headers]
+    thickness = float(np.linalg.norm(source.affine[:3, 2]))
+    headers = [_identified(h, keep_patient, thickness) for h in headers]
     frames = np.ascontiguousarray(label.transpose(2, 1, 0)[order])
     # What is written follows from these alone, so a copy of the file is known as one.
     uids = [_uid(headers[0].SeriesInstanceUID, algorithm.weights, hashlib.sha256(frames.tobytes()).hexdigest(), part) for part in "si"]
@@ -117,8 +118,8 @@ def _headers(source: SourceImages) -> tuple[list[Any], list[int]]:
     return headers, np.argsort(frames).tolist()
 
 
-def _identified(header: Any, keep_patient: bool) -> Any:
-    """A copy of a source's header with the patient that the segmentation shall name."""
+def _identified(header: Any, keep_patient: bool, thickness_mm: float) -> Any:
+    """A copy of a source's header with the patient that the segmentation shall name; attributes that may be empty are there."""
     kept = copy.deepcopy(header)
     if not keep_patient:
         for element in list(kept):
@@ -127,6 +128,8 @@ def _identified(header: Any, keep_patient: bool) -> Any:
         pseudonym = hashlib.sha256(str(header.StudyInstanceUID).encode()).hexdigest()[:12]
         kept.PatientID, kept.PatientName = f"auricle-{pseudonym}", f"auricle^{pseudonym}"
         kept.PatientIdentityRemoved, kept.DeidentificationMethod = "YES", "Patient and study attributes left out; UIDs kept"
+    if kept.get("SliceThickness") is None and "SharedFunctionalGroupsSequence" not in kept:
+        kept.SliceThickness = thickness_mm
     for name in _MAY_BE_EMPTY:
         if name not in kept:
             setattr(kept, name, "")

@@ -151,8 +151,24 @@ def _views(size: Triple, window: Triple, overlaps: int) -> int:
     return math.prod(max(1, math.ceil(overlaps * (n - w) / w) + 1) for n, w in zip(size, window, strict=True))
 
 
+def _averaged(case: Case, spacing: float) -> Case:
+    """The case with as many voxels averaged along each axis as make `spacing` mm or less: saves the first look the filtering of a fine scan."""
+    a, b, c = (max(1, int(spacing / s + 1e-6)) for s in case.spacing)
+    x, y, z = (n // k for n, k in zip(case.image.shape, (a, b, c), strict=True))
+    if max(a, b, c) == 1 or min(x, y, z) < 2:
+        return case
+    image = np.empty((x, y, z), np.float32)
+    for i in range(x):
+        image[i] = case.image[i * a : (i + 1) * a, : y * b, : z * c].reshape(a, y, b, z, c).mean((0, 2, 4), dtype=np.float32)
+    affine = case.affine.copy()
+    affine[:3, :3] *= (a, b, c)
+    affine[:3, 3] = (case.affine @ [(a - 1) / 2, (b - 1) / 2, (c - 1) / 2, 1.0])[:3]
+    return Case(case.id, image, affine)
+
+
 def _first_look(model: Trained, case: Case, whole: Region) -> Rough:
     """The whole scan from views side by side."""
+    case = _averaged(case, float(np.diag(whole.affine)[:3].min()))
     label, sure = np.zeros(whole.size, np.uint8), np.zeros(whole.size, np.uint8)
     starts = []
     for n, w in zip(whole.size, model.window, strict=True):
