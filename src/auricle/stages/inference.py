@@ -24,8 +24,8 @@ from auricle.stages.finetune import Trained
 HEART = ("MYO", "LA", "LV", "RA", "RV")
 MARGIN_MM = 16.0
 """Around what the first look found, so that nothing near it is missed."""
-NEAR_VIEWS = 18
-"""Views that the surroundings of a heart take. A scan whose overlapping views are more than these and the first look's is localized first."""
+NEAR = 1.75
+"""Edge of what a heart and its vessels take, in model grids. A scan is searched first where this saves views."""
 COARSE = 2.0
 """Voxel size of the first look of the fast mode, in the model's voxels."""
 LOOKS, STILL_MM = 3, 10.0
@@ -59,7 +59,7 @@ def predict(model: Trained, case: Case, *, mirror: bool = False, fast: bool = Fa
     if fast and views > 1:
         rough = _first_look(model, case, _covering(case, _times(spacing, COARSE), model.grid.size))
         rough = rough if rough.label.any() else _first_look(model, case, region)
-    elif not fast and views > _views(region.size, model.window, 1) + NEAR_VIEWS:
+    elif not fast and views > _views(region.size, model.window, 1) + _views(triple(NEAR * np.array(model.grid.size)), model.window, 2):
         rough = _first_look(model, case, region)
     if rough is not None:
         if not rough.label.any():

@@ -125,7 +125,7 @@ def measure(config: MeasureStage, scan: Scan, *, alone: bool) -> Measured:
         other = orient(_right_angled(Case(scan.name, reference, affine, reference)))
         assert other.label is not None
         scores = evaluate.score(scan.name, turned.label, other.label, turned.spacing, config.tolerance_mm)
-        rows = [{**row, **{k: score[k] for k in AGREEMENT}} for row, score in zip(rows, scores, strict=True)]
+        rows = [{**row, **{k: score[k] for k in AGREEMENT}, "missed": bool(score["missed"])} for row, score in zip(rows, scores, strict=True)]
         notices = notices + more
     findings = check(turned.label, turned.spacing) if label.any() else ["the label map is empty"]
     return Measured(scan.name, scan.path, rows, findings, notices)

@@ -55,7 +55,7 @@ DEFAULT_MODEL = Path(__file__).parents[1] / "weights" / "any-scan"
 """The segmenter that ships with the package (`python -m benchmarks.default_segmenter`)."""
 LEAST_CONFIDENCE = 0.6
 """Mean probability of the labels given to a heart; below it nothing is claimed."""
-MEMORY_BYTES = 5
+DISK_BYTES = 5
 """Bytes that the outputs of a scan take for each of its voxels, at most; usually far less, since label maps compress well."""
 
 
@@ -146,7 +146,7 @@ def segment_file(model: Trained, config: SegmentStage, out: Path, scratch: Path,
     case, notices = read_scan(
         config.scan, series=o.series, assume_orientation=o.assume_orientation, volume_index=o.volume_index, not_hu=o.not_hu
     )
-    check_output(out, size=int(case.image.size * MEMORY_BYTES), overwrite=config.overwrite)
+    check_output(out, size=int(case.image.size * DISK_BYTES), overwrite=config.overwrite)
     for text in notices:
         progress.notice(text)
     result = segment(model, case, tuple(notices), mirror=o.mirror, fast=o.fast)
@@ -204,6 +204,8 @@ def fingerprint(scan: str, model: Path, options: Options) -> str:
 
 def _source(scan: Path, series: str | None) -> SourceImages:
     """The images that a DICOM segmentation refers to; raises `InputError` where the scan is no DICOM series."""
+    if not scan.exists():
+        raise InputError(f"{scan}: no such file or folder")
     if scan.is_dir():
         return source_images(scan, series)
     if scan.is_file() and is_dicom(scan):
