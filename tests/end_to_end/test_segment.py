@@ -21,7 +21,7 @@ from auricle.data.preprocess import ModelGrid, to_network
 from auricle.metrics import overlap
 from auricle.models.segmenter import Segmenter, SegmenterConfig
 from auricle.phantom import virtual_patient
-from auricle.stages import finetune, inference, segment
+from auricle.stages import finetune, hearts, inference, segment
 from auricle.stages.finetune import Trained
 from auricle.stages.pairs import Grid
 from auricle.stages.weights import pack_model, read_model, save_model
@@ -171,11 +171,11 @@ def test_no_heart_is_invented_in_air_or_noise() -> None:
 @pytest.mark.parametrize(("parts", "sure", "found"), [(5, 0.9, True), (4, 0.9, True), (3, 0.9, False), (5, 0.5, False), (0, 0.9, False)])
 def test_a_heart_needs_most_of_its_parts_and_some_confidence(parts: int, sure: float, found: bool) -> None:
     label = np.zeros((20, 20, 20), np.uint8)
-    for i, key in enumerate(segment.HEART[:parts]):
+    for i, key in enumerate(hearts.HEART[:parts]):
         label[:, :, 4 * i : 4 * i + 2] = ID[key]
     probabilities = np.full((9, 20, 20, 20), (1 - sure) / 8, np.float32)
     np.put_along_axis(probabilities, label[None].astype(np.int64), np.float32(sure), axis=0)
-    verdict, confidence = segment._judge(label, probabilities, GRID.spacing)
+    verdict, confidence = hearts.judge(label, probabilities, GRID.spacing)
     assert verdict is found
     assert confidence == (pytest.approx(sure, abs=1e-5) if parts else 0.0)
 
@@ -188,7 +188,7 @@ def test_cleaning_drops_what_is_far_or_small() -> None:
     label[38, 38, 38] = ID["LV"]
     label[35:38, 35:38, 35:38] = ID["LAA"]
     label[15, 15, 20:30] = ID["AO"]
-    cleaned = inference.clean(label, GRID.spacing)
+    cleaned = hearts.clean(label, GRID.spacing)
     assert (cleaned == ID["LV"]).sum() == 1000
     assert (cleaned == ID["MYO"]).sum() == 200
     # The larger piece of the appendage is 100 mm away from the heart.
@@ -219,7 +219,7 @@ def test_a_heart_that_the_field_of_view_cuts_is_segmented_and_said_to_be_partial
     """Its volumes are those in view, flagged; one of which too little is left is not claimed, and that is said."""
     case = virtual_patient(4711, 100, (60, 60, 56), (3.0, 3.0, 3.0), contrast="chase", pathology=False)
     assert case.label is not None
-    heart = np.flatnonzero(np.isin(case.label, [ID[k] for k in segment.HEART]).any((0, 1)))
+    heart = np.flatnonzero(np.isin(case.label, [ID[k] for k in hearts.HEART]).any((0, 1)))
     for name, share, found in (("half", 0.4, True), ("tip", 0.95, False)):
         start = round(heart[0] + share * (heart[-1] - heart[0]))
         affine = case.affine.copy()

@@ -173,7 +173,9 @@ def write_overlays(folder: Path, case: Case, label: NDArray[np.uint8]) -> None:
     for at in progress.track(there.tolist(), "overlays", len(there)):
         figure = Figure(figsize=(6.0, max(1.0, 6.0 * (y[-1] - y[0]) / (x[-1] - x[0]))), dpi=120, facecolor="black")
         FigureCanvasAgg(figure)
-        _draw(figure.add_axes((0.0, 0.0, 1.0, 1.0)), turned, (0, 1, 2), at, (x, y))
+        ax = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+        _draw(ax, turned, (0, 1, 2), at, (x, y))
+        ax.text(0.02, 0.5, "R", color="white", va="center", transform=ax.transAxes, fontsize=11)
         with saving(folder / f"axial-{at:03d}.png") as temporary:
             figure.savefig(temporary, format="png", facecolor="black", metadata={"Software": None})
 

@@ -6,6 +6,7 @@ probabilities are made around it only. A second look sees the heart the way trai
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +16,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from auricle.core import progress
-from auricle.core.anatomy import BACKGROUND, ID, LABEL_COUNT, STRUCTURES
+from auricle.core.anatomy import BACKGROUND, LABEL_COUNT, STRUCTURES
 from auricle.core.case import Case
 from auricle.data.preprocess import AIR_HU, ModelGrid, heart_center, to_grid, to_network
 from auricle.stages import finetune
 from auricle.stages.finetune import Trained
+from auricle.stages.hearts import clean
 
-HEART = ("MYO", "LA", "LV", "RA", "RV")
 MARGIN_MM = 16.0
 """Around what the first look found, so that nothing near it is missed."""
 NEAR = 1.75
@@ -53,11 +54,11 @@ def predict(model: Trained, case: Case, *, mirror: bool = False, fast: bool = Fa
     holds the scan, it takes one look.
     """
     spacing = model.grid.spacing
-    region = _covering(case, spacing, model.grid.size)
+    region = _covering(case.image.shape, case.affine, spacing, model.grid.size)
     rough: Rough | None = None
     views = _views(region.size, model.window, 2)
     if fast and views > 1:
-        rough = _first_look(model, case, _covering(case, _times(spacing, COARSE), model.grid.size))
+        rough = _first_look(model, case, _covering(case.image.shape, case.affine, _times(spacing, COARSE), model.grid.size))
         rough = rough if rough.label.any() else _first_look(model, case, region)
     elif not fast and views > _views(region.size, model.window, 1) + _views(triple(NEAR * np.array(model.grid.size)), model.window, 2):
         rough = _first_look(model, case, region)
@@ -96,10 +97,10 @@ class Region:
         return Region(affine, size)
 
 
-def _covering(case: Case, spacing: tuple[float, float, float], least: Triple) -> Region:
+def _covering(shape: tuple[int, ...], affine: NDArray[np.float64], spacing: tuple[float, float, float], least: Triple) -> Region:
     """The whole scan at the model's spacing, axis-aligned RAS+, at least one window large."""
-    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in case.image.shape])).reshape(3, -1)
-    world = case.affine[:3, :3] @ corners + case.affine[:3, 3:]
+    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in shape])).reshape(3, -1)
+    world = affine[:3, :3] @ corners + affine[:3, 3:]
     low, high = world.min(1), world.max(1)
     size = triple(np.maximum(np.ceil((high - low) / np.array(spacing)).astype(int), least))
     return Region(ModelGrid(size, spacing).affine((low + high) / 2), size)
@@ -215,18 +216,53 @@ def _slide(model: Trained, volume: NDArray[np.float32], mirror: bool) -> NDArray
 def _look_again(
     model: Trained, case: Case, center: NDArray[np.float64], probabilities: NDArray[np.float32], whole: Region, mirror: bool
 ) -> None:
-    """Replace the probabilities on the model grid centered on the heart, in place; its outer eighth fades into the first pass."""
-    size = model.grid.size
-    offset = _start(whole, center, size)
-    second = _look(model, case, whole.part(offset, size), mirror)
+    """Replace the probabilities on the model grid centered on the heart, in place."""
+    offset = _start(whole, center, model.grid.size)
+    _blend(probabilities, _look(model, case, whole.part(offset, model.grid.size), mirror), offset)
+
+
+def _blend(probabilities: NDArray[np.float32], second: NDArray[np.float32], offset: NDArray[np.int64]) -> None:
+    """Put what a second look saw, from the index `offset` on, into what the first one did, in place; its outer eighth fades."""
+    size = second.shape[1:]
     ramps = [np.clip((np.minimum(np.arange(n), np.arange(n)[::-1]) + 1) / (n / 8), 0, 1).astype(np.float32) for n in size]
     weight = ramps[0][:, None, None] * ramps[1][None, :, None] * ramps[2][None, None, :]
-    here, there = [], []
-    for o, n, total in zip(offset.tolist(), size, probabilities.shape[1:], strict=True):
-        here.append(slice(max(o, 0), min(o + n, total)))
-        there.append(slice(max(-o, 0), max(-o, 0) + here[-1].stop - here[-1].start))
-    first, w = probabilities[(slice(None), *here)], weight[tuple(there)]
+    here, there = _overlap(offset, size, probabilities.shape[1:])
+    first, w = probabilities[(slice(None), *here)], weight[there]
     first += w * (second[(slice(None), *there)] - first)
+
+
+def _overlap(offset: NDArray[np.int64], size: tuple[int, ...], total: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where a window from `offset` on lies inside a volume, as indices of the volume and of the window."""
+    here = tuple(slice(max(o, 0), min(o + n, t)) for o, n, t in zip(offset.tolist(), size, total, strict=True))
+    return here, tuple(slice(h.start - o, h.stop - o) for h, o in zip(here, offset.tolist(), strict=True))
+
+
+def model_volume(
+    image: NDArray[Any], scan_affine: NDArray[np.float64], grid: ModelGrid
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:  # fmt: skip
+    """The whole scan (HU) at the model's spacing, axis-aligned RAS+, at least one window large; with its affine."""
+    region = _covering(image.shape, scan_affine, grid.spacing, grid.size)
+    return to_grid(image, scan_affine, region.affine, region.size, outside=AIR_HU), region.affine
+
+
+def look_twice(
+    slide: Callable[[NDArray[np.float32]], NDArray[np.float32]], volume: NDArray[np.float32], grid: ModelGrid, outside: float = AIR_HU
+) -> NDArray[np.float32]:
+    """Probabilities (9, X, Y, Z) of what `model_volume` made, by a first pass over all of it and a second one over the heart alone.
+
+    For whoever runs the network elsewhere: `slide` gives the probabilities of any volume that is at least one window large; `outside` is the
+    value of air in its units.
+    """
+    probabilities = slide(volume)
+    center = heart_center(clean(winners(probabilities), grid.spacing), np.eye(4))
+    if center is None:
+        return probabilities
+    offset = _start(Region(np.eye(4), triple(volume.shape)), center, grid.size)
+    here, there = _overlap(offset, grid.size, volume.shape)
+    window = np.full(grid.size, outside, np.float32)
+    window[there] = volume[here]
+    _blend(probabilities, slide(window), offset)
+    return probabilities
 
 
 def winners(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -235,31 +271,6 @@ def winners(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
     for x in range(len(label)):
         label[x] = probabilities[:, x].argmax(0)
     return label
-
-
-def clean(label: NDArray[np.uint8], spacing: tuple[float, float, float]) -> NDArray[np.uint8]:
-    """Keep the largest piece of every structure, near the largest heart; of the aorta and pulmonary artery all pieces of 1 mL or more."""
-    heart = np.isin(label, [ID[k] for k in HEART])
-    pieces, count = ndimage.label(ndimage.binary_dilation(heart, iterations=1))
-    if count == 0:
-        return np.zeros_like(label)
-    main = pieces == 1 + int(np.argmax(np.bincount(pieces[heart], minlength=count + 1)[1:]))
-    reach = max(1, round(30.0 / min(spacing)))
-    near = ndimage.binary_dilation(main, iterations=reach)
-    voxel_ml = float(np.prod(spacing)) / 1000.0
-    result = np.zeros_like(label)
-    for s in STRUCTURES:
-        parts, count = ndimage.label((label == s.id) & (main if s.key in HEART else label == s.id))
-        if count == 0:
-            continue
-        touching = np.zeros(count + 1, bool)
-        touching[np.unique(parts[near])] = True
-        sizes = np.bincount(parts.ravel())[1:] * touching[1:]
-        keep = (sizes == sizes.max()) & (sizes > 0)
-        if s.key in ("AO", "PA"):
-            keep |= sizes * voxel_ml >= 1.0
-        result[np.concatenate([[False], keep])[parts]] = s.id
-    return result
 
 
 def triple(shape: Any) -> Triple:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from auricle import __version__
 from auricle.core import progress
-from auricle.core.anatomy import ID, LABEL_COUNT, STRUCTURES
+from auricle.core.anatomy import STRUCTURES
 from auricle.core.case import Case
 from auricle.core.config import digest, to_json
 from auricle.core.errors import InputError
@@ -35,26 +35,20 @@ from auricle.data.outputs import (
     write_structures,
     write_volumes_csv,
 )
-from auricle.data.preprocess import labels_to_source
+from auricle.data.preprocess import ModelGrid, labels_to_source
 from auricle.data.reading import read_scan
 from auricle.stages import finetune, inference
 from auricle.stages.finetune import Trained
-from auricle.stages.inference import HEART
+from auricle.stages.hearts import HEART, clean, judge
+from auricle.stages.inference import Prediction
 
 DESCRIPTION = "segmentation.json"
 OUTPUTS = ("volumes.csv", "volumes.json", "preview.png", "labels.nii.gz", "labels.ctbl", "structures", "segmentation.dcm", "meshes", "heart.glb",
            "overlays")  # fmt: skip
 """What a segmentation may leave beside its description."""
 Format = Literal["nifti", "nifti-structures", "dicom-seg", "stl", "glb", "overlays"]
-LEAST_HEART_ML = 60.0
-"""Less myocardium and chambers than this is not taken for a heart, not even for one that the field of view cuts."""
-LEAST_PARTS, PART_ML = 4, 5.0
-"""A heart shows at least four of its five parts with 5 mL each: below the diaphragm, muscle and ventricles are seen where there are none, but
-hardly ever an atrium (`python -m benchmarks.no_heart`)."""
 DEFAULT_MODEL = Path(__file__).parents[1] / "weights" / "any-scan"
 """The segmenter that ships with the package (`python -m benchmarks.default_segmenter`)."""
-LEAST_CONFIDENCE = 0.6
-"""Mean probability of the labels given to a heart; below it nothing is claimed."""
 DISK_BYTES = 5
 """Bytes that the outputs of a scan take for each of its voxels, at most; usually far less, since label maps compress well."""
 
@@ -162,28 +156,48 @@ def segment_file(model: Trained, config: SegmentStage, out: Path, scratch: Path,
 def segment(model: Trained, case: Case, notices: tuple[str, ...] = (), *, mirror: bool = False, fast: bool = False) -> Segmentation:
     """Segment a case in memory; the label map of the result lies on the case's own grid."""
     seen = inference.predict(model, case, mirror=mirror, fast=fast)
-    confidences: dict[str, float] = {}
-    found, confidence = False, 0.0
-    if seen is not None:
-        found, confidence = _judge(seen.label, seen.probabilities, model.grid.spacing)
-    if seen is not None and found:
-        confidences = {s.key: float(seen.probabilities[s.id][seen.label == s.id].mean()) for s in STRUCTURES if (seen.label == s.id).any()}
-        # What cleaning removed must not come back when probabilities are interpolated.
-        seen.probabilities[1:][:, (seen.label == 0) & (inference.winners(seen.probabilities) > 0)] = 0.0
-        on_source = labels_to_source(seen.probabilities, seen.affine, inference.triple(case.image.shape), case.affine)
-    else:
-        on_source = np.zeros(case.image.shape, np.uint8)
-    return Segmentation(Case(case.id, case.image, case.affine, on_source, case.attributes), found, confidence, notices, confidences)
+    shape = inference.triple(case.image.shape)
+    if seen is None:
+        return Segmentation(replace(case, label=np.zeros(shape, np.uint8)), False, 0.0, notices)
+    confidences = {s.key: float(seen.probabilities[s.id][seen.label == s.id].mean()) for s in STRUCTURES if (seen.label == s.id).any()}
+    label, found, confidence = _returned(seen, shape, case.affine, model.grid.spacing)
+    return Segmentation(replace(case, label=label), found, confidence, notices, confidences if found else {})
+
+
+def to_scan(
+    probabilities: NDArray[np.float32], affine: NDArray[np.float64], shape: tuple[int, int, int], scan_affine: NDArray[np.float64], grid: ModelGrid
+) -> tuple[NDArray[np.uint8], bool, float]:
+    """From probabilities at the model's spacing to the cleaned label map of the scan, for whoever runs the network elsewhere.
+
+    Returns:
+        Label map of `shape`, empty where no heart was found; whether one was; the confidence in it.
+    """
+    seen = Prediction(probabilities, affine, clean(inference.winners(probabilities), grid.spacing))
+    return _returned(seen, shape, scan_affine, grid.spacing)
+
+
+def _returned(
+    seen: Prediction, shape: tuple[int, int, int], affine: NDArray[np.float64], spacing: tuple[float, float, float]
+) -> tuple[NDArray[np.uint8], bool, float]:
+    """What was seen on the scan's grid, if it is a heart, and the confidence in it; probabilities are changed in place."""
+    found, confidence = judge(seen.label, seen.probabilities, spacing)
+    if not found:
+        return np.zeros(shape, np.uint8), False, confidence
+    # What cleaning removed must not come back when probabilities are interpolated.
+    seen.probabilities[1:][:, (seen.label == 0) & (inference.winners(seen.probabilities) > 0)] = 0.0
+    return labels_to_source(seen.probabilities, seen.affine, shape, affine), True, confidence
 
 
 def resolve_model(folder: Path | None) -> Path:
-    """The segmenter in `folder`: a fine-tuned model itself, or the arm `ours` of a whole run; without a folder the one that ships.
+    """The segmenter in `folder`: a fine-tuned model or a bundle itself, or the arm `ours` of a whole run; without a folder the one that ships.
 
     Raises `InputError` where there is none.
     """
     if folder is None:
         return DEFAULT_MODEL
-    for candidate in (folder, folder / "finetune" / "ours", folder / "finetune" / "baseline"):
+    if folder.suffix == ".zip" and folder.is_file():
+        raise InputError(f"--model {folder}: unpack it first and name the folder that is in it")
+    for candidate in (folder, folder / "models", folder / "finetune" / "ours", folder / "finetune" / "baseline"):
         if (candidate / "model.json").exists():
             return candidate
     raise InputError(f"--model {folder}: no fine-tuned segmenter in it; `auricle run` makes one, and without --model the one that ships is taken")
@@ -220,18 +234,6 @@ def _finding(result: Segmentation, rows: list[VolumeRow]) -> str | None:
         return "no heart was found; the label map is empty"
     cut = [row.structure for row in rows if row.partial and row.structure in HEART]
     return f"the field of view cuts the heart ({', '.join(cut)}); these volumes are parts of the true ones" if cut else None
-
-
-def _judge(label: NDArray[np.uint8], probabilities: NDArray[np.float32], spacing: tuple[float, float, float]) -> tuple[bool, float]:
-    """Whether this is a heart (volume, parts, confidence), and the confidence."""
-    heart = np.isin(label, [ID[k] for k in HEART])
-    if not heart.any():
-        return False, 0.0
-    voxel_ml = float(np.prod(spacing)) / 1000.0
-    counts = np.bincount(label.ravel(), minlength=LABEL_COUNT) * voxel_ml
-    confidence = float(probabilities.max(0)[heart].mean())
-    parts = sum(counts[ID[k]] >= PART_ML for k in HEART)
-    return bool(heart.sum() * voxel_ml >= LEAST_HEART_ML and parts >= LEAST_PARTS and confidence >= LEAST_CONFIDENCE), confidence
 
 
 def _write(
