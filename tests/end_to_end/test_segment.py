@@ -118,6 +118,23 @@ def test_a_wide_field_of_view_is_searched_and_changes_little(fast: bool, monkeyp
         assert dice(inner, narrow, key) > (0.95 if fast else 0.999)
 
 
+def test_a_network_that_runs_elsewhere_gets_the_same_labels() -> None:
+    """The two looks and the way back, by hand, for a network that is only a function of volumes."""
+    case, _ = painted_case((64, 60, 56), (2.5, 2.5, 3.0))
+    model = trained((16, 16, 16))
+
+    def slide(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+        return finetune.probabilities(model.network, torch.from_numpy(to_network(volume))[None, None], model.window)[0].numpy()
+
+    volume, affine = inference.model_volume(case.image, case.affine, GRID)
+    label, found, confidence = segment.to_scan(inference.look_twice(slide, volume, GRID), affine, (64, 60, 56), case.affine, GRID)
+    wanted = segment.segment(model, case)
+    assert found
+    assert confidence == pytest.approx(wanted.confidence, abs=1e-4)
+    assert wanted.case.label is not None
+    assert np.mean(label == wanted.case.label) > 0.9999
+
+
 def test_averaging_for_the_first_look_keeps_the_place() -> None:
     image = np.zeros((41, 30, 20), np.int16)
     image[12:20, 10:16, 9:12] = 600

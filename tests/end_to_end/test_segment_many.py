@@ -167,6 +167,30 @@ def test_results_of_something_else_are_kept_unless_asked(model: Path, tmp_path: 
         assert sorted(p.name for p in (tmp_path / "out" / "a" / "structures").iterdir()) == sorted(f"{k}.nii.gz" for k in KEYS)
 
 
+def test_one_result_and_many_do_not_share_a_folder(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scans = write_scans(tmp_path / "scans", ("a.nii.gz", "b.nii.gz"))
+    for first, second, out in ((scans, scans / "a.nii.gz", tmp_path / "many"), (scans / "a.nii.gz", scans, tmp_path / "one")):
+        run(first, "-o", out, "--model", model)
+        before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+        with pytest.raises(SystemExit):
+            run(second, "-o", out, "--model", model, "--overwrite")
+        assert "choose another --out" in capsys.readouterr().err
+        assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+
+def test_the_digest_follows_all_that_a_scan_is_read_from(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "a.mhd", "a.raw", "series/1", "series/2", "other"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    scans = [tmp_path / n for n in ("a.nii.gz", "a.mhd", "series", "series/1")]
+    before = [batch.content_digest(p) for p in scans]
+    for changed, wanted in (("a.raw", [1]), ("series/2", [2, 3]), ("other", []), ("a.nii.gz", [0, 1])):
+        (tmp_path / changed).write_bytes(b"new" + changed.encode())
+        after = [batch.content_digest(p) for p in scans]
+        assert [i for i in range(4) if after[i] != before[i]] == wanted
+        before = after
+
+
 def test_lists_and_names(tmp_path: Path) -> None:
     """Paths start at the list's folder; the same file name in two folders gives two names; the output is no input."""
     write_scans(tmp_path / "x", ("p1/ct.nii.gz", "p2/ct.nii.gz"))

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -23,7 +24,7 @@ from auricle.data.dicom_files import is_dicom, series_of
 from auricle.data.outputs import COLUMNS, check_output, write_table
 from auricle.stages import finetune, segment
 from auricle.stages.finetune import Trained
-from auricle.stages.segment import DESCRIPTION, Options, SegmentStage
+from auricle.stages.segment import DESCRIPTION, SUMMARY, Options, SegmentStage
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".zip")
 """Names of files that are scans by themselves."""
@@ -73,6 +74,8 @@ def run(config: BatchStage, out: Path) -> list[Entry]:
     place to write, or another process at work in `out`.
     """
     check_output(out, overwrite=True)
+    if (out / DESCRIPTION).exists():
+        raise InputError(f"{out}: holds the result of one scan; choose another --out for many")
     segment.check_packages(config.options.formats)
     model = segment.load(config.model, config.options)
     this = Run(out / WORK, "segment", {}, {})
@@ -119,7 +122,8 @@ def named(scans: list[Scan]) -> list[Scan]:
     lengths = [1] * len(scans)
     while True:
         names = ["_".join(p[-n:]) for p, n in zip(parts, lengths, strict=True)]
-        alike = [i for i, name in enumerate(names) if names.count(name) > 1]
+        counts = Counter(names)
+        alike = [i for i, name in enumerate(names) if counts[name] > 1]
         longer = [i for i in alike if lengths[i] < len(parts[i])]
         if not alike:
             return [replace(s, name=name) for s, name in zip(scans, names, strict=True)]
@@ -137,10 +141,18 @@ def stem(path: Path) -> str:
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of a scan's bytes: a file, or all files of a folder with their names."""
+    """SHA-256 of the bytes that a scan is read from, with the names of files where there are several.
+
+    Of a folder these are all its files, of a header with the voxels beside it those of the same stem, of one DICOM file those of its folder.
+    """
+    folder = path if path.is_dir() else path.parent
+    files = [path] if path.name.endswith(ENDINGS) else sorted(p for p in folder.rglob("*") if p.is_file())
+    if path.name.endswith((".mhd", ".nhdr")):
+        files = sorted(p for p in folder.iterdir() if p.name.startswith(f"{stem(path)}.") and p.is_file())
     whole = hashlib.sha256()
-    for file in [path] if not path.is_dir() else sorted(p for p in path.rglob("*") if p.is_file()):
-        whole.update(f"{file.relative_to(path) if path.is_dir() else ''}\0{file.stat().st_size}\0".encode())
+    for file in files:
+        name = "" if files == [path] else file.relative_to(folder)
+        whole.update(f"{name}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as handle:
             while part := handle.read(2**20):
                 whole.update(part)
@@ -193,7 +205,7 @@ def _summarize(entries: list[Entry], config: BatchStage, out: Path) -> None:
             rows += [[e.scan.name, *(row[c] for c in COLUMNS)] for row in csv.DictReader(file)]
     counts = {status: sum(e.status == status for e in entries) for status in ("done", "skipped", "failed")}
     write_table(out / "volumes.csv", ["scan", *COLUMNS], rows)
-    write_json(out / "summary.json", {"model": finetune.identity(config.model), **counts, "left": len(config.scans) - len(entries), "scans": scans})
+    write_json(out / SUMMARY, {"model": finetune.identity(config.model), **counts, "left": len(config.scans) - len(entries), "scans": scans})
 
 
 def _sweep(work: Path) -> None:

@@ -42,7 +42,8 @@ from auricle.stages.finetune import Trained
 from auricle.stages.hearts import HEART, clean, judge
 from auricle.stages.inference import Prediction
 
-DESCRIPTION = "segmentation.json"
+DESCRIPTION, SUMMARY = "segmentation.json", "summary.json"
+"""What says that a folder holds the result of one scan, and of many."""
 OUTPUTS = ("volumes.csv", "volumes.json", "preview.png", "labels.nii.gz", "labels.ctbl", "structures", "segmentation.dcm", "meshes", "heart.glb",
            "overlays")  # fmt: skip
 """What a segmentation may leave beside its description."""
@@ -60,7 +61,7 @@ class Options:
     formats: tuple[Format, ...] = ("nifti",)
     """nifti (one label map), nifti-structures (a mask each), dicom-seg (DICOM series alone), stl, glb (meshes), overlays (PNGs of axial slices)."""
     fast: bool = False
-    """One look at the scan and one at the heart, without overlapping views: about half the time or less; vessels far from the heart lose most."""
+    """Search the heart with coarse voxels and look closely at it alone: 30 to 70% of the time; vessels far from the heart lose most."""
     mirror: bool = False
     """Average over mirror images too: four times the time, for a model that was trained on them."""
     keep_patient: bool = False
@@ -120,6 +121,8 @@ def run(config: SegmentStage, out: Path) -> Segmentation:
     Raises `InputError` for a scan or a model that cannot be used, before anything is written.
     """
     check_output(out, overwrite=config.overwrite)
+    if (out / SUMMARY).exists():
+        raise InputError(f"{out}: holds the results of many scans; choose another --out for one")
     check_packages(config.options.formats)
     model = load(config.model, config.options)
     return segment_file(model, config, out, out.with_name(f".{os.getpid()}.{out.name}"))
