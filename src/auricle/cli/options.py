@@ -9,7 +9,7 @@ import tyro
 
 from auricle.recipes import RecipeName
 from auricle.stages.measure import MeasureStage
-from auricle.stages.segment import Format, Options
+from auricle.stages.segment import LabelFormat, Options
 from auricle.study.plan import StudyConfig
 from auricle.training.loop import Hardware
 
@@ -115,7 +115,7 @@ class SegmentOptions:
     """Folder for the result of one scan; of many, each gets a folder in it, and volumes.csv and summary.json say what was found in all."""
     listing: Annotated[Path | None, tyro.conf.arg(name="list")] = None
     """Text file with the path of a scan a line, or CSV with the columns scan and perhaps name and series."""
-    format: tuple[Format, ...] = ("nifti",)
+    format: tuple[LabelFormat, ...] = ("nifti",)
     """nifti (one label map), nifti-structures (a mask each), dicom-seg (DICOM series alone), stl, glb (meshes), overlays (PNGs of axial slices)."""
     model: Path | None = None
     """Folder of a fine-tuned segmenter, or of a whole run (its arm `ours` is taken); the one that ships with auricle otherwise."""

@@ -47,7 +47,7 @@ DESCRIPTION, SUMMARY = "segmentation.json", "summary.json"
 OUTPUTS = ("volumes.csv", "volumes.json", "preview.png", "labels.nii.gz", "labels.ctbl", "structures", "segmentation.dcm", "meshes", "heart.glb",
            "overlays")  # fmt: skip
 """What a segmentation may leave beside its description."""
-Format = Literal["nifti", "nifti-structures", "dicom-seg", "stl", "glb", "overlays"]
+LabelFormat = Literal["nifti", "nifti-structures", "dicom-seg", "stl", "glb", "overlays"]
 DEFAULT_MODEL = Path(__file__).parents[1] / "weights" / "any-scan"
 """The segmenter that ships with the package (`python -m benchmarks.default_segmenter`)."""
 DISK_BYTES = 5
@@ -58,7 +58,7 @@ DISK_BYTES = 5
 class Options:
     """How scans are read, segmented and written."""
 
-    formats: tuple[Format, ...] = ("nifti",)
+    formats: tuple[LabelFormat, ...] = ("nifti",)
     """nifti (one label map), nifti-structures (a mask each), dicom-seg (DICOM series alone), stl, glb (meshes), overlays (PNGs of axial slices)."""
     fast: bool = False
     """Search the heart with coarse voxels and look closely at it alone: 30 to 70% of the time; vessels far from the heart lose most."""
@@ -206,7 +206,7 @@ def resolve_model(folder: Path | None) -> Path:
     raise InputError(f"--model {folder}: no fine-tuned segmenter in it; `auricle run` makes one, and without --model the one that ships is taken")
 
 
-def check_packages(formats: tuple[Format, ...]) -> None:
+def check_packages(formats: tuple[LabelFormat, ...]) -> None:
     """Raise `InputError` before anything is computed where a format needs a package that is not installed."""
     if "dicom-seg" in formats:
         dicom_seg.check_installed()
