@@ -15,6 +15,7 @@ from auricle.core.anatomy import STRUCTURES
 from auricle.core.errors import InputError
 from auricle.data.dicom import read_dicom, source_images
 from auricle.data.dicom_seg import Algorithm, check_installed, write_dicom_seg
+from auricle.data.reading import read_scan
 
 pydicom = pytest.importorskip("pydicom")
 highdicom = pytest.importorskip("highdicom")
@@ -146,10 +147,10 @@ def test_a_tilted_series_gets_its_labels_on_its_own_slices(tmp_path: Path) -> No
     """The volume was resampled to right angles; the segmentation refers to the slices as they were scanned."""
     tilt = np.tan(np.deg2rad(20))
     source = source_images(write_series(tmp_path / "ct", lambda n: {"ImagePositionPatient": [-10, -20 + 2 * n * tilt, 30 + 2 * n]}))
-    image, affine, notices = read_dicom(tmp_path / "ct")
+    case, notices = read_scan(tmp_path / "ct", not_hu=True)
     assert any("tilt" in text for text in notices)
-    assert image.shape != source.shape
-    label = np.zeros(image.shape, np.uint8)
+    assert case.image.shape != source.shape
+    label, affine = np.zeros(case.image.shape, np.uint8), case.affine
     label[5:19, 8:18, 2:8] = 3
     write_dicom_seg(tmp_path / "seg.dcm", label, affine, source, ALGORITHM)
     found = on_source(tmp_path / "seg.dcm", source)
