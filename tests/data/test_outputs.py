@@ -48,7 +48,8 @@ def test_volumes(tmp_path: Path) -> None:
     with (tmp_path / "v.csv").open(newline="") as file:
         table = {r["structure"]: r for r in csv.DictReader(file)}
     assert list(table) == [s.key for s in STRUCTURES]
-    assert table["LV"] == {"structure": "LV", "volume_ml": "10.00", "mean_hu": "300.0", "touches_border": "no"}
+    here = {"structure": "LV", "volume_ml": "10.00", "mean_hu": "300.0", "touches_border": "no", "partial": "no", "confidence": ""}
+    assert table["LV"] == here
     assert table["PA"]["mean_hu"] == ""
 
 

@@ -1,6 +1,7 @@
 """Segmenting one scan: on its own grid whatever its orientation, whole or not at all, nothing invented."""
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from auricle.data.preprocess import ModelGrid, to_network
 from auricle.metrics import overlap
 from auricle.models.segmenter import Segmenter, SegmenterConfig
 from auricle.phantom import virtual_patient
-from auricle.stages import finetune, segment
+from auricle.stages import finetune, hearts, inference, segment
 from auricle.stages.finetune import Trained
 from auricle.stages.pairs import Grid
 from auricle.stages.weights import pack_model, read_model, save_model
@@ -87,6 +88,64 @@ def test_windows_smaller_than_the_grid_give_the_same_labels() -> None:
     assert np.array_equal(whole, windows)  # type: ignore[arg-type]
 
 
+def padded(case: Case, width: int) -> Case:
+    """The same scan with so many voxels of air around it."""
+    affine = case.affine.copy()
+    affine[:3, 3] = (case.affine @ [-width, -width, -width, 1])[:3]
+    return Case(case.id, np.pad(case.image, width, constant_values=-1000), affine)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_wide_field_of_view_is_searched_and_changes_little(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the heart's surroundings get probabilities, and their labels are those of the narrow scan."""
+    case, _ = painted_case((64, 60, 56), (2.5, 2.5, 3.0))
+    model, looks, regions = trained((16, 16, 16)), [], []
+    first, again = inference._first_look, inference._look_again
+    monkeypatch.setattr(inference, "_first_look", lambda *a: (looks.append(a[2].size), first(*a))[1])
+    monkeypatch.setattr(inference, "_look_again", lambda *a: (regions.append(a[4].size), again(*a))[1])
+    narrow = segment.segment(model, case).case.label
+    assert looks == []
+    result = segment.segment(model, padded(case, 30), fast=fast)
+    assert len(looks) == 1
+    assert result.heart_found
+    assert np.prod(regions[-1]) < 0.4 * np.prod(looks[0]) * (8 if fast else 1)
+    wide = result.case.label
+    assert wide is not None
+    assert narrow is not None
+    assert not wide[:25].any()
+    inner = wide[30:-30, 30:-30, 30:-30]
+    for key in ("LV", "RV", "RA", "LA"):
+        assert dice(inner, narrow, key) > (0.95 if fast else 0.999)
+
+
+def test_a_network_that_runs_elsewhere_gets_the_same_labels() -> None:
+    """The two looks and the way back, by hand, for a network that is only a function of volumes."""
+    case, _ = painted_case((64, 60, 56), (2.5, 2.5, 3.0))
+    model = trained((16, 16, 16))
+
+    def slide(volume: NDArray[np.float32]) -> NDArray[np.float32]:
+        return finetune.probabilities(model.network, torch.from_numpy(to_network(volume))[None, None], model.window)[0].numpy()
+
+    volume, affine = inference.model_volume(case.image, case.affine, GRID)
+    label, found, confidence = segment.to_scan(inference.look_twice(slide, volume, GRID), affine, (64, 60, 56), case.affine, GRID)
+    wanted = segment.segment(model, case)
+    assert found
+    assert confidence == pytest.approx(wanted.confidence, abs=1e-4)
+    assert wanted.case.label is not None
+    assert np.mean(label == wanted.case.label) > 0.9999
+
+
+def test_averaging_for_the_first_look_keeps_the_place() -> None:
+    image = np.zeros((41, 30, 20), np.int16)
+    image[12:20, 10:16, 9:12] = 600
+    affine = np.array([[0, -0.8, 0, 4], [0.5, 0, 0, -7], [0, 0, 3.0, 2], [0, 0, 0, 1.0]])
+    small = inference._averaged(Case("a", image, affine), 2.0)
+    assert small.image.shape == (10, 15, 20)
+    places = [(c.affine @ [*np.average(np.indices(c.image.shape).reshape(3, -1), axis=1, weights=c.image.ravel()), 1])[:3]
+              for c in (Case("a", image, affine), small)]  # fmt: skip
+    assert np.allclose(*places)
+
+
 def test_probabilities_add_up_whatever_the_windows() -> None:
     torch.manual_seed(0)
     network = Segmenter(SegmenterConfig(channels=(4, 8)), outputs=9).eval()
@@ -129,11 +188,11 @@ def test_no_heart_is_invented_in_air_or_noise() -> None:
 @pytest.mark.parametrize(("parts", "sure", "found"), [(5, 0.9, True), (4, 0.9, True), (3, 0.9, False), (5, 0.5, False), (0, 0.9, False)])
 def test_a_heart_needs_most_of_its_parts_and_some_confidence(parts: int, sure: float, found: bool) -> None:
     label = np.zeros((20, 20, 20), np.uint8)
-    for i, key in enumerate(segment.HEART[:parts]):
+    for i, key in enumerate(hearts.HEART[:parts]):
         label[:, :, 4 * i : 4 * i + 2] = ID[key]
     probabilities = np.full((9, 20, 20, 20), (1 - sure) / 8, np.float32)
     np.put_along_axis(probabilities, label[None].astype(np.int64), np.float32(sure), axis=0)
-    verdict, confidence = segment._judge(label, probabilities, GRID)
+    verdict, confidence = hearts.judge(label, probabilities, GRID.spacing)
     assert verdict is found
     assert confidence == (pytest.approx(sure, abs=1e-5) if parts else 0.0)
 
@@ -146,7 +205,7 @@ def test_cleaning_drops_what_is_far_or_small() -> None:
     label[38, 38, 38] = ID["LV"]
     label[35:38, 35:38, 35:38] = ID["LAA"]
     label[15, 15, 20:30] = ID["AO"]
-    cleaned = segment.clean(label, GRID)
+    cleaned = hearts.clean(label, GRID.spacing)
     assert (cleaned == ID["LV"]).sum() == 1000
     assert (cleaned == ID["MYO"]).sum() == 200
     # The larger piece of the appendage is 100 mm away from the heart.
@@ -173,6 +232,32 @@ def test_the_segmenter_that_ships_segments_a_patient_it_never_saw() -> None:
         assert mean["LAA"] is not None
 
 
+def test_a_heart_that_the_field_of_view_cuts_is_segmented_and_said_to_be_partial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its volumes are those in view, flagged; one of which too little is left is not claimed, and that is said."""
+    case = virtual_patient(4711, 100, (60, 60, 56), (3.0, 3.0, 3.0), contrast="chase", pathology=False)
+    assert case.label is not None
+    heart = np.flatnonzero(np.isin(case.label, [ID[k] for k in hearts.HEART]).any((0, 1)))
+    for name, share, found in (("half", 0.4, True), ("tip", 0.95, False)):
+        start = round(heart[0] + share * (heart[-1] - heart[0]))
+        affine = case.affine.copy()
+        affine[:3, 3] = (case.affine @ [0, 0, start, 1])[:3]
+        write_nifti(tmp_path / f"{name}.nii.gz", case.image[:, :, start:], affine, dtype=np.int16)
+        cli.main(["segment", str(tmp_path / f"{name}.nii.gz"), "-o", str(tmp_path / name), "--quiet"])
+        described = json.loads((tmp_path / name / "segmentation.json").read_text())
+        said = capsys.readouterr().err
+        assert described["heart_found"] is found
+        assert ("cuts the heart" if found else "no heart was found") in said
+        if found:
+            label = read_nifti(tmp_path / name / "labels.nii.gz")[0].astype(np.uint8)
+            rows = {r["structure"]: r for r in json.loads((tmp_path / name / "volumes.json").read_text())}
+            for key in ("LV", "RV", "MYO"):
+                assert rows[key]["partial"]
+                assert key in described["partial"]
+                true = float((case.label[:, :, start:] == ID[key]).sum() * case.voxel_ml)
+                assert rows[key]["volume_ml"] == pytest.approx(true, rel=0.35)
+            assert overlap.average([overlap.dice(label, case.label[:, :, start:])])["mean"] > 0.75  # type: ignore[operator]
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained segmenter in a finished run folder."""
@@ -197,7 +282,8 @@ def scan(tmp_path: Path) -> Path:
 def test_command_writes_all_outputs(model: Path, scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     cli.main(["segment", str(scan), "-o", str(out), "--model", str(model), "--quiet"])
-    assert sorted(p.name for p in out.iterdir()) == ["labels.ctbl", "labels.nii.gz", "preview.png", "segmentation.json", "volumes.csv"]
+    written = ["labels.ctbl", "labels.nii.gz", "preview.png", "segmentation.json", "volumes.csv", "volumes.json"]
+    assert sorted(p.name for p in out.iterdir()) == written
     label, affine, _ = read_nifti(out / "labels.nii.gz")
     image, image_affine, _ = read_nifti(scan)
     assert label.shape == image.shape
@@ -205,7 +291,7 @@ def test_command_writes_all_outputs(model: Path, scan: Path, tmp_path: Path, cap
     with (out / "volumes.csv").open() as handle:
         rows = list(csv.DictReader(handle))
     assert [r["structure"] for r in rows] == list(KEYS)
-    assert set(rows[0]) == {"structure", "volume_ml", "mean_hu", "touches_border"}
+    assert set(rows[0]) == {"structure", "volume_ml", "mean_hu", "touches_border", "partial", "confidence"}
     assert capsys.readouterr().out.strip() == str(out)
 
 

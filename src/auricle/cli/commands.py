@@ -11,7 +11,17 @@ from typing import Annotated, Any
 import tyro
 
 from auricle import __version__, recipes
-from auricle.cli.options import ExportOptions, Out, PlanOptions, RunOptions, SegmentOptions, Show, Shown, StudyOptions
+from auricle.cli.options import (
+    ExportOptions,
+    MeasureOptions,
+    Out,
+    PlanOptions,
+    RunOptions,
+    SegmentOptions,
+    Show,
+    Shown,
+    StudyOptions,
+)
 from auricle.core import progress
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
@@ -23,12 +33,14 @@ from auricle.report.study_page import write_study
 from auricle.stages import (
     assess,
     autoencoder,
+    batch,
     cohort,
     diffusion,
     evaluate,
     export,
     finetune,
     generate,
+    measure,
     phantom,
     plan,
     pretrain,
@@ -36,6 +48,7 @@ from auricle.stages import (
     segment,
 )
 from auricle.stages.autoencoder import AutoencoderStage
+from auricle.stages.batch import BatchStage
 from auricle.stages.cohort import CohortConfig
 from auricle.stages.diffusion import DiffusionStage
 from auricle.stages.evaluate import EvaluateStage
@@ -155,15 +168,20 @@ def study_arms(options: Annotated[StudyOptions, tyro.conf.arg(name="")], show: S
         print(page)
 
 
-def segment_scan(options: Annotated[SegmentOptions, tyro.conf.arg(name="")], show: Shown) -> None:
-    """Segment the heart in one CT scan; the label map lies on the scan's own grid."""
+def segment_scans(options: Annotated[SegmentOptions, tyro.conf.arg(name="")], show: Shown) -> None:
+    """Segment the heart in CT scans; each label map lies on its scan's own grid."""
     _configure(show)
-    stage = SegmentStage(
-        options.scan, segment.resolve_model(options.model), options.mirror, options.series, options.assume_orientation, options.volume_index,
-        options.not_hu, options.overwrite,
-    )  # fmt: skip
-    result = segment.run(stage, options.out)
-    progress.event("finished", out=str(options.out), heart_found=result.heart_found)
+    scans, many = batch.find_scans(options.scans, options.listing, options.series, options.out)
+    model = segment.resolve_model(options.model)
+    if not many:
+        result = segment.run(SegmentStage(scans[0].path, model, options.options(), options.overwrite), options.out)
+        progress.event("finished", out=str(options.out), heart_found=result.heart_found)
+    else:
+        entries = batch.run(BatchStage(scans, model, options.options(), options.overwrite), options.out)
+        failed = [e.scan.name for e in entries if e.status == "failed"]
+        if failed:
+            raise InputError(f"{len(failed)} of {len(entries)} scans failed ({_few(failed)}): {options.out / 'summary.json'} says why")
+        progress.event("finished", out=str(options.out), scans=len(entries), skipped=sum(e.status == "skipped" for e in entries))
     if not show.json:
         print(options.out)
 
@@ -176,6 +194,22 @@ def export_for_others(options: Annotated[ExportOptions, tyro.conf.arg(name="")],
     progress.event("finished", out=str(out))
     if not show.json:
         print(out)
+
+
+def measure_labels(options: Annotated[MeasureOptions, tyro.conf.arg(name="")], show: Shown) -> None:
+    """Measure label maps: volumes, surfaces, plausibility, and agreement with a reference."""
+    _configure(show)
+    results = measure.run(options.config(), options.out, overwrite=options.overwrite)
+    progress.event("finished", out=None if options.out is None else str(options.out), label_maps=len(results))
+    if not show.json:
+        print(measure.table(results))
+    failed = [r.name for r in results if r.error is not None]
+    if failed:
+        raise InputError(f"{len(failed)} of {len(results)} label maps could not be measured: {_few(failed)}")
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (", .." if len(names) > 8 else "")
 
 
 def write_phantoms(config: Annotated[PhantomConfig, tyro.conf.arg(name="")], out: Out, show: Shown) -> None:
@@ -245,7 +279,8 @@ def _configure(show: Show) -> None:
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run_all,
     "study": study_arms,
-    "segment": segment_scan,
+    "segment": segment_scans,
+    "measure": measure_labels,
     "export": export_for_others,
     "report": report,
     "phantom": write_phantoms,

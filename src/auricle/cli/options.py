@@ -9,6 +9,8 @@ import tyro
 
 from auricle.recipes import RecipeName
 from auricle.stages.export import Format
+from auricle.stages.measure import MeasureStage
+from auricle.stages.segment import LabelFormat, Options
 from auricle.study.plan import StudyConfig
 from auricle.training.loop import Hardware
 
@@ -110,14 +112,22 @@ def _numbers(flag: str, words: Sequence[str], kind: Callable[[str], Any]) -> lis
 class SegmentOptions:
     """Options of `auricle segment`."""
 
-    scan: tyro.conf.Positional[Path]
-    """NIfTI, NRRD or MetaImage file, folder of a DICOM series, one file of it, or a .zip of any of these."""
+    scans: tyro.conf.Positional[tuple[Path, ...]]
+    """NIfTI, NRRD or MetaImage file, folder of a DICOM series, one file of it, a .zip of these, or a folder of many scans; several of these."""
     out: Out
-    """Folder for labels.nii.gz, labels.ctbl, volumes.csv, preview.png and segmentation.json."""
+    """Folder for the result of one scan; of many, each gets a folder in it, and volumes.csv and summary.json say what was found in all."""
+    listing: Annotated[Path | None, tyro.conf.arg(name="list")] = None
+    """Text file with the path of a scan a line, or CSV with the columns scan and perhaps name and series."""
+    format: tuple[LabelFormat, ...] = ("nifti",)
+    """nifti (one label map), nifti-structures (a mask each), dicom-seg (DICOM series alone), stl, glb (meshes), overlays (PNGs of axial slices)."""
     model: Path | None = None
     """Folder of a fine-tuned segmenter, or of a whole run (its arm `ours` is taken); the one that ships with auricle otherwise."""
+    fast: bool = False
+    """Search the heart with coarse voxels and look closely at it alone: 30 to 70% of the time; vessels far from the heart lose most."""
     mirror: bool = False
     """Average over mirror images too, for a model that was trained on them: four times the time."""
+    keep_patient: bool = False
+    """Copy the patient's and the study's attributes into the DICOM segmentation; a pseudonym otherwise."""
     series: str | None = None
     """Series instance UID or number, where a folder holds several."""
     assume_orientation: str | None = None
@@ -127,7 +137,42 @@ class SegmentOptions:
     not_hu: bool = False
     """Accept values that do not look like HU."""
     overwrite: bool = False
+    """Replace the output of an earlier run. Of many scans, those that are segmented already, with the same model and options, are skipped anyway."""
+
+    def options(self) -> Options:
+        """How scans are read, segmented and written."""
+        return Options(
+            tuple(dict.fromkeys(self.format)), self.fast, self.mirror, self.keep_patient, self.series, self.assume_orientation, self.volume_index,
+            self.not_hu,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """Options of `auricle measure`."""
+
+    labels: tyro.conf.Positional[tuple[Path, ...]]
+    """Label maps, folders of them, or folders that `auricle segment` wrote."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Folder for measures.csv and measures.json; the table goes to standard output in any case."""
+    image: Path | None = None
+    """The scan of one label map, or a folder in which each has a scan of its name: for mean HU."""
+    reference: Path | None = None
+    """A label map to compare one with, or a folder in which each has one of its name: Dice, HD95, NSD and volume error."""
+    label_map: str | None = None
+    """What the label maps' values mean, e.g. ``1=LV,2=RV``; auricle's ids otherwise."""
+    reference_map: str | None = None
+    """The same of the references."""
+    tolerance_mm: float = 2.0
+    """Tolerance of the normalized surface Dice."""
+    not_hu: bool = False
+    """Accept scans whose values do not look like HU."""
+    overwrite: bool = False
     """Replace the output of an earlier run."""
+
+    def config(self) -> MeasureStage:
+        """What is measured; raises `ValueError` for flags that do not fit."""
+        return MeasureStage(self.labels, self.image, self.reference, self.label_map, self.reference_map, self.tolerance_mm, self.not_hu)
 
 
 @dataclass(frozen=True)

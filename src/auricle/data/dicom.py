@@ -218,3 +218,28 @@ def _padded(raw: NDArray[Any], ends: tuple[int, int] | None, s: Slice, notices: 
         _count(notices, "voxels have the padding value although it is the HU of tissue; kept", int(mask.sum()))
         return np.zeros(raw.shape, bool)
     return mask
+
+
+@dataclass(frozen=True)
+class SourceImages:
+    """The images that a volume was read from."""
+
+    slices: list[Slice]
+    """In the order of the volume's third axis."""
+    affine: NDArray[np.float64]
+    """Voxel index [column, row, slice] to RAS+ mm; sheared where the gantry was tilted."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Columns, rows, slices."""
+        rows, columns = self.slices[0].shape
+        return columns, rows, len(self.slices)
+
+
+def source_images(folder: Path, series: str | None = None) -> SourceImages:
+    """The images of the series that `read_dicom` reads, in its order, and their own grid. Raises `InputError` as it does."""
+    folder = Path(folder)
+    slices, _ = _choose(scan_folder(folder)[0], series, folder)
+    _check_alike(slices, folder)
+    slices = _sorted(slices, folder)
+    return SourceImages(slices, _affine(slices, folder))

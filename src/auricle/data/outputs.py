@@ -1,9 +1,10 @@
-"""What a segmentation leaves beside the label map: color table, volumes, preview."""
+"""What a segmentation leaves beside the label map: color table, volumes, pictures."""
 
 import csv
 import math
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,25 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
+from scipy import ndimage
 
+from auricle.core import progress
 from auricle.core.anatomy import BACKGROUND, LABEL_COUNT, STRUCTURES
 from auricle.core.case import Case
 from auricle.core.errors import InputError
-from auricle.data.nifti import saving
-from auricle.data.preprocess import heart_center, orient
+from auricle.data.nifti import saving, write_nifti
+from auricle.data.preprocess import AIR_HU, heart_center, orient
 
 WINDOW_LEVEL_HU = 100.0
 WINDOW_WIDTH_HU = 900.0
 """Display window of the preview: shows contrast-filled chambers, muscle and lung apart."""
+
+COLUMNS = ("structure", "volume_ml", "mean_hu", "touches_border", "partial", "confidence")
+"""Columns of ``volumes.csv``."""
+OVERLAYS = 24
+"""Most slices that get an overlay."""
+PADDING = 3
+"""Voxels on each side of a block of -1024 HU that is taken for what was not reconstructed; noise in air makes no such block."""
 
 _COLORS = np.array([(0, 0, 0), *(s.color for s in STRUCTURES)]) / 255.0
 
@@ -38,6 +48,22 @@ class VolumeRow:
     """NaN where the structure is absent."""
     touches_border: bool
     """The structure reaches the edge of the scan, so its volume is a part of the true one."""
+    partial: bool = False
+    """The structure reaches the edge of the scan, or of the circle inside the slices that was reconstructed."""
+    confidence: float | None = None
+    """Mean probability of the structure's voxels, 0..1; None where it is absent or nothing is known."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as JSON values."""
+        mean = None if math.isnan(self.mean_hu) else round(self.mean_hu, 1)
+        sure = None if self.confidence is None else round(self.confidence, 4)
+        return {"structure": self.structure, "volume_ml": round(self.volume_ml, 2), "mean_hu": mean, "touches_border": self.touches_border,
+                "partial": self.partial, "confidence": sure}  # fmt: skip
+
+    def cells(self) -> list[str]:
+        """The row as text, in the order of `COLUMNS`: empty where there is no value."""
+        words = {None: "", True: "yes", False: "no"}
+        return [words[v] if v is None or isinstance(v, bool) else _figure(k, v) for k, v in self.to_json().items()]
 
 
 def check_output(path: Path, *, size: int = 0, overwrite: bool = False) -> None:
@@ -63,35 +89,95 @@ def write_color_table(path: Path) -> None:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def volumes(label: NDArray[np.uint8], affine: NDArray[np.float64], image: NDArray[Any]) -> list[VolumeRow]:
+def volumes(
+    label: NDArray[np.uint8],
+    affine: NDArray[np.float64],
+    image: NDArray[Any] | None,
+    confidences: Mapping[str, float] | None = None,
+) -> list[VolumeRow]:
     """Volume (mL), mean HU and contact with the scan's edge of every structure, absent ones included.
 
     Args:
         label: label map [x, y, z].
         affine: voxel index to RAS mm.
-        image: HU on the same grid.
+        image: HU on the same grid; without it there is no mean.
+        confidences: mean probability of each structure, by key.
     """
-    assert label.shape == image.shape
+    assert image is None or label.shape == image.shape
     voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000.0
     counts, sums = np.zeros(LABEL_COUNT), np.zeros(LABEL_COUNT)
-    for part, values in zip(label, image, strict=True):
+    for x, part in enumerate(label):
         flat = part.ravel()
         counts += np.bincount(flat, minlength=LABEL_COUNT)
-        sums += np.bincount(flat, weights=values.ravel(), minlength=LABEL_COUNT)
+        if image is not None:
+            sums += np.bincount(flat, weights=image[x].ravel(), minlength=LABEL_COUNT)
     faces = [label[0], label[-1], label[:, 0], label[:, -1], label[:, :, 0], label[:, :, -1]]
     edge = set(np.unique(np.concatenate([f.ravel() for f in faces])).tolist())
-    means = np.divide(sums, counts, out=np.full(LABEL_COUNT, math.nan), where=counts > 0)
-    return [VolumeRow(s.key, float(counts[s.id] * voxel_ml), float(means[s.id]), s.id in edge) for s in STRUCTURES]
+    cut = edge | (set() if image is None else _at_padding(label, image))
+    means = np.divide(sums, counts, out=np.full(LABEL_COUNT, math.nan), where=counts > 0) if image is not None else np.full(LABEL_COUNT, math.nan)
+    return [
+        VolumeRow(s.key, float(counts[s.id] * voxel_ml), float(means[s.id]), s.id in edge, s.id in cut, (confidences or {}).get(s.key))
+        for s in STRUCTURES
+    ]
+
+
+def _at_padding(label: NDArray[np.uint8], image: NDArray[Any]) -> set[int]:
+    """Labels that border on what was not reconstructed: blocks of the padding value."""
+    found = set()
+    for s, box in zip(STRUCTURES, ndimage.find_objects(label, LABEL_COUNT - 1), strict=True):
+        if box is None:
+            continue
+        around = tuple(slice(max(0, b.start - PADDING), b.stop + PADDING) for b in box)
+        outside = image[around] <= AIR_HU
+        if outside.any():
+            solid = ndimage.binary_dilation(ndimage.binary_erosion(outside, np.ones((PADDING,) * 3), border_value=1), np.ones((PADDING,) * 3))
+            if (ndimage.binary_dilation(solid) & (label[around] == s.id)).any():
+                found.add(s.id)
+    return found
 
 
 def write_volumes_csv(path: Path, rows: list[VolumeRow]) -> None:
-    """Write the rows as CSV: structure, volume_ml, mean_hu (empty where absent), touches_border (yes or no)."""
+    """Write the rows as CSV with `COLUMNS`; yes or no for flags, empty for values that do not exist."""
+    write_table(path, COLUMNS, [row.cells() for row in rows])
+
+
+def write_table(path: Path, columns: Sequence[str], rows: list[list[str]]) -> None:
+    """Write a CSV file."""
     with saving(Path(path)) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["structure", "volume_ml", "mean_hu", "touches_border"])
-        for row in rows:
-            mean = "" if math.isnan(row.mean_hu) else f"{row.mean_hu:.1f}"
-            table.writerow([row.structure, f"{row.volume_ml:.2f}", mean, "yes" if row.touches_border else "no"])
+        table.writerows([columns, *rows])
+
+
+def _figure(column: str, value: Any) -> str:
+    digits = {"volume_ml": 2, "mean_hu": 1, "confidence": 3}.get(column)
+    return str(value) if digits is None else f"{value:.{digits}f}"
+
+
+def write_structures(folder: Path, label: NDArray[np.uint8], affine: NDArray[np.float64]) -> None:
+    """Write the mask of each structure as ``KEY.nii.gz`` (0 and 1); that of an absent one is empty."""
+    for s in STRUCTURES:
+        write_nifti(folder / f"{s.key}.nii.gz", (label == s.id).astype(np.uint8), affine, dtype=np.uint8)
+
+
+def write_overlays(folder: Path, case: Case, label: NDArray[np.uint8]) -> None:
+    """Write PNGs of axial slices through the labels, at most `OVERLAYS` evenly chosen: the patient's right on the left, anterior up.
+
+    ``axial-NNN.png`` is the slice that many above the lowest of the scan.
+    """
+    turned = orient(Case(case.id, case.image, case.affine, label))
+    assert turned.label is not None
+    there = np.flatnonzero(turned.label.any(axis=(0, 1)))
+    if len(there) > OVERLAYS:
+        there = there[np.linspace(0, len(there) - 1, OVERLAYS).round().astype(int)]
+    x, y, _ = [(np.arange(n) - (n - 1) / 2) * d for n, d in zip(turned.image.shape, turned.spacing, strict=True)]
+    for at in progress.track(there.tolist(), "overlays", len(there)):
+        figure = Figure(figsize=(6.0, max(1.0, 6.0 * (y[-1] - y[0]) / (x[-1] - x[0]))), dpi=120, facecolor="black")
+        FigureCanvasAgg(figure)
+        ax = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+        _draw(ax, turned, (0, 1, 2), at, (x, y))
+        ax.text(0.02, 0.5, "R", color="white", va="center", transform=ax.transAxes, fontsize=11)
+        with saving(folder / f"axial-{at:03d}.png") as temporary:
+            figure.savefig(temporary, format="png", facecolor="black", metadata={"Software": None})
 
 
 def write_preview(path: Path, case: Case, label: NDArray[np.uint8]) -> None:

@@ -55,3 +55,19 @@ def _bounding_box(mask: Mask) -> tuple[Any, ...]:
     """The mask's box with one voxel around it where there is room."""
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
     return tuple(slice(max(s.start - 1, 0), s.stop + 1) for s in box)
+
+
+def area_mm2(mask: Mask, spacing: tuple[float, float, float]) -> float:
+    """Area of a structure's surface: the integral of the gradient of its mask, smoothed by a Gaussian of one voxel (coarea formula, Federer 1959).
+
+    Faces of voxels would count half as much again. What the array's border cuts has no surface there.
+    """
+    if not mask.any():
+        return 0.0
+    box = ndimage.find_objects(mask.astype(np.uint8))[0]
+    widths = [(min(4, s.start), min(4, n - s.stop)) for s, n in zip(box, mask.shape, strict=True)]
+    part = mask[tuple(slice(s.start - a, s.stop + b) for s, (a, b) in zip(box, widths, strict=True))].astype(np.float32)
+    soft = ndimage.gaussian_filter(np.pad(part, 4, mode="edge"), 1.0, mode="nearest")
+    slopes = [np.gradient(soft, d, axis=axis) for axis, d in enumerate(spacing)]
+    inside = tuple(slice(4, n - 4) for n in soft.shape)
+    return float(np.sqrt(sum(np.square(g[inside]) for g in slopes)).sum() * np.prod(spacing))

@@ -18,8 +18,10 @@ from auricle.core.errors import InputError
 from auricle.data.preprocess import ModelGrid, to_network
 from auricle.data.reading import read_scan
 from auricle.stages import finetune
+from auricle.stages.batch import ENDINGS
 from auricle.stages.finetune import probabilities
-from auricle.stages.segment import look_twice, model_volume, to_scan
+from auricle.stages.inference import look_twice, model_volume
+from auricle.stages.segment import to_scan
 
 Item = Mapping[Hashable, Any]
 
@@ -30,12 +32,12 @@ def network(folder: str) -> nn.Module:
 
 
 def scans(folder: str) -> list[dict[str, str]]:
-    """Every NIfTI file and every folder (a DICOM series) in `folder`, as items with the key ``image``; raises `InputError` where there is none."""
+    """Every volume file, .zip and folder (a DICOM series) in `folder`, as items with the key ``image``; raises `InputError` where there is none."""
     root = Path(folder)
-    wanted = [p for p in sorted(root.iterdir()) if not p.name.startswith(".") and (p.is_dir() or p.name.endswith((".nii", ".nii.gz")))] \
+    wanted = [p for p in sorted(root.iterdir()) if not p.name.startswith(".") and (p.is_dir() or p.name.endswith(ENDINGS))] \
         if root.is_dir() else []  # fmt: skip
     if not wanted:
-        raise InputError(f"--dataset_dir {folder}: is not a folder with NIfTI files or folders of DICOM series")
+        raise InputError(f"--dataset_dir {folder}: is not a folder with volume files or folders of DICOM series")
     return [{"image": str(p)} for p in wanted]
 
 

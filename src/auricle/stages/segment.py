@@ -1,43 +1,85 @@
 """Segment one scan: any grid and orientation in, the label map on that same grid out.
 
-The scan is resampled to the model's spacing and the window of the model slides over it. Where the heart lies is then known, and a second pass
-looks at it the way training did, centered; its probabilities replace the first ones inside its window.
+`stages/inference.py` says how the heart is found and looked at; here it is judged whether it is one, and the files are written. `stages/batch.py`
+does this for many scans.
 """
 
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from auricle import __version__
 from auricle.core import progress
-from auricle.core.anatomy import ID, LABEL_COUNT, STRUCTURES
+from auricle.core.anatomy import STRUCTURES
 from auricle.core.case import Case
+from auricle.core.config import digest, to_json
 from auricle.core.errors import InputError
 from auricle.core.files import write_json
+from auricle.data import dicom_seg, meshes
+from auricle.data.dicom import SourceImages, source_images
+from auricle.data.dicom_files import is_dicom, series_of
 from auricle.data.nifti import write_nifti
-from auricle.data.outputs import check_output, volumes, write_color_table, write_preview, write_volumes_csv
-from auricle.data.preprocess import AIR_HU, ModelGrid, heart_center, labels_to_source, to_grid, to_network
+from auricle.data.outputs import (
+    VolumeRow,
+    check_output,
+    volumes,
+    write_color_table,
+    write_overlays,
+    write_preview,
+    write_structures,
+    write_volumes_csv,
+)
+from auricle.data.preprocess import ModelGrid, labels_to_source
 from auricle.data.reading import read_scan
-from auricle.stages import finetune
+from auricle.stages import finetune, inference
 from auricle.stages.finetune import Trained
+from auricle.stages.hearts import HEART, clean, judge
+from auricle.stages.inference import Prediction
 
-HEART = ("MYO", "LA", "LV", "RA", "RV")
-LEAST_HEART_ML = 60.0
-"""Less myocardium and chambers than this is not taken for a heart, not even for one that the field of view cuts."""
-LEAST_PARTS, PART_ML = 4, 5.0
-"""A heart shows at least four of its five parts with 5 mL each: below the diaphragm, muscle and ventricles are seen where there are none, but
-hardly ever an atrium (`python -m benchmarks.no_heart`)."""
+DESCRIPTION, SUMMARY = "segmentation.json", "summary.json"
+"""What says that a folder holds the result of one scan, and of many."""
+OUTPUTS = ("volumes.csv", "volumes.json", "preview.png", "labels.nii.gz", "labels.ctbl", "structures", "segmentation.dcm", "meshes", "heart.glb",
+           "overlays")  # fmt: skip
+"""What a segmentation may leave beside its description."""
+LabelFormat = Literal["nifti", "nifti-structures", "dicom-seg", "stl", "glb", "overlays"]
 DEFAULT_MODEL = Path(__file__).parents[1] / "weights" / "any-scan"
 """The segmenter that ships with the package (`python -m benchmarks.default_segmenter`)."""
-LEAST_CONFIDENCE = 0.6
-"""Mean probability of the labels given to a heart; below it nothing is claimed."""
+DISK_BYTES = 5
+"""Bytes that the outputs of a scan take for each of its voxels, at most; usually far less, since label maps compress well."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How scans are read, segmented and written."""
+
+    formats: tuple[LabelFormat, ...] = ("nifti",)
+    """nifti (one label map), nifti-structures (a mask each), dicom-seg (DICOM series alone), stl, glb (meshes), overlays (PNGs of axial slices)."""
+    fast: bool = False
+    """Search the heart with coarse voxels and look closely at it alone: 30 to 70% of the time; vessels far from the heart lose most."""
+    mirror: bool = False
+    """Average over mirror images too: four times the time, for a model that was trained on them."""
+    keep_patient: bool = False
+    """Copy name, id and all else of the patient and study into the DICOM segmentation; a pseudonym otherwise."""
+    series: str | None = None
+    """Series instance UID or number, where a folder holds several."""
+    assume_orientation: str | None = None
+    """Axis code such as RAS for a file that states no orientation."""
+    volume_index: int | None = None
+    """Which volume of a 4D file."""
+    not_hu: bool = False
+    """Accept values that do not look like HU."""
+
+    def __post_init__(self) -> None:
+        if not self.formats:
+            raise ValueError("--format needs at least one format")
+        if self.keep_patient and "dicom-seg" not in self.formats:
+            raise ValueError("--keep-patient is about DICOM segmentations: give --format dicom-seg too")
 
 
 @dataclass(frozen=True)
@@ -48,16 +90,8 @@ class SegmentStage:
     """NIfTI file, folder of a DICOM series, or one file of it."""
     model: Path
     """Folder of a fine-tuned segmenter, as `resolve_model` finds it."""
-    mirror: bool = False
-    """Average over mirror images too: four times the time, for a model that was trained on them."""
-    series: str | None = None
-    """Series instance UID or number, where a folder holds several."""
-    assume_orientation: str | None = None
-    """Axis code such as RAS for a NIfTI file that states no orientation."""
-    volume_index: int | None = None
-    """Which volume of a 4D file."""
-    not_hu: bool = False
-    """Accept values that do not look like HU."""
+    options: Options = field(default_factory=Options)
+    """How it is read, segmented and written."""
     overwrite: bool = False
     """Replace the output of an earlier run."""
 
@@ -72,107 +106,89 @@ class Segmentation:
     confidence: float
     """Mean probability of the labels given to myocardium and chambers, 0..1."""
     notices: tuple[str, ...]
+    confidences: Mapping[str, float] = field(default_factory=dict)
+    """The same of each structure that was found, by key."""
+
+    def rows(self) -> list[VolumeRow]:
+        """Volume, mean HU, contact with the scan's edge and confidence of every structure."""
+        assert self.case.label is not None
+        return volumes(self.case.label, self.case.affine, self.case.image, self.confidences)
 
 
 def run(config: SegmentStage, out: Path) -> Segmentation:
-    """Write ``labels.nii.gz``, ``labels.ctbl``, ``volumes.csv``, ``preview.png`` and ``segmentation.json`` into `out`.
+    """Write ``volumes.csv``, ``volumes.json``, ``preview.png``, ``segmentation.json`` and what the formats ask for into `out`.
 
     Raises `InputError` for a scan or a model that cannot be used, before anything is written.
     """
     check_output(out, overwrite=config.overwrite)
-    model = finetune.load(config.model)
-    if config.mirror and not model.mirrored:
-        raise InputError(f"--mirror: {config.model} was not trained on mirror images, so it cannot know them")
+    if (out / SUMMARY).exists():
+        raise InputError(f"{out}: holds the results of many scans; choose another --out for one")
+    check_packages(config.options.formats)
+    model = load(config.model, config.options)
+    return segment_file(model, config, out, out.with_name(f".{os.getpid()}.{out.name}"))
+
+
+def load(folder: Path, options: Options) -> Trained:
+    """The segmenter; raises `InputError` where it cannot do what is asked for."""
+    model = finetune.load(folder)
+    if options.mirror and not model.mirrored:
+        raise InputError(f"--mirror: {folder} was not trained on mirror images, so it cannot know them")
+    return model
+
+
+def segment_file(model: Trained, config: SegmentStage, out: Path, scratch: Path, facts: Mapping[str, str] | None = None) -> Segmentation:
+    """Read, segment and write one scan; `scratch` is the folder that becomes `out`, `facts` go to ``segmentation.json``."""
+    o = config.options
+    source = _source(config.scan, o.series) if "dicom-seg" in o.formats else None
     case, notices = read_scan(
-        config.scan, series=config.series, assume_orientation=config.assume_orientation,
-        volume_index=config.volume_index, not_hu=config.not_hu,
-    )  # fmt: skip
-    check_output(out, size=int(case.image.size * 2), overwrite=config.overwrite)
+        config.scan, series=o.series, assume_orientation=o.assume_orientation, volume_index=o.volume_index, not_hu=o.not_hu
+    )
+    check_output(out, size=int(case.image.size * DISK_BYTES), overwrite=config.overwrite)
     for text in notices:
         progress.notice(text)
-    result = segment(model, case, tuple(notices), mirror=config.mirror)
-    if not result.heart_found:
-        progress.notice(f"{config.scan}: no heart was found; the label map is empty")
-    _write(result, config, out)
+    result = segment(model, case, tuple(notices), mirror=o.mirror, fast=o.fast)
+    rows = result.rows()
+    finding = _finding(result, rows)
+    if finding:
+        progress.notice(f"{config.scan}: {finding}")
+        result = replace(result, notices=(*result.notices, f"{config.scan}: {finding}"))
+    _write(result, rows, config, source, out, scratch, facts or {})
     return result
 
 
-def segment(model: Trained, case: Case, notices: tuple[str, ...] = (), *, mirror: bool = False) -> Segmentation:
+def segment(model: Trained, case: Case, notices: tuple[str, ...] = (), *, mirror: bool = False, fast: bool = False) -> Segmentation:
     """Segment a case in memory; the label map of the result lies on the case's own grid."""
-    grid = ModelGrid(model.grid.size, model.grid.spacing)
-    volume, affine = model_volume(case.image, case.affine, grid)
-    probabilities = look_twice(lambda part: _slide(model, part, mirror), volume, grid)
-    label, found, confidence = to_scan(probabilities, affine, _triple(case.image.shape), case.affine, grid)
-    return Segmentation(Case(case.id, case.image, case.affine, label, case.attributes), found, confidence, notices)
-
-
-def look_twice(
-    slide: Callable[[NDArray[np.float32]], NDArray[np.float32]], volume: NDArray[np.float32], grid: ModelGrid, outside: float = AIR_HU
-) -> NDArray[np.float32]:
-    """Probabilities (9, X, Y, Z) of what `model_volume` made, by a first pass over all of it and a second one over the heart alone.
-
-    `slide` gives the probabilities of any volume that is at least one window large; `outside` is the value of air in its units. The second pass
-    sees the heart centered on the model grid; its outer eighth fades into the first pass.
-    """
-    probabilities = slide(volume)
-    center = heart_center(clean(probabilities.argmax(0).astype(np.uint8), grid), np.eye(4))
-    if center is None:
-        return probabilities
-    offset = np.rint(center - (np.array(grid.size) - 1) / 2).astype(int)
-    here, there = [], []
-    for o, n, total in zip(offset, grid.size, volume.shape, strict=True):
-        here.append(slice(max(o, 0), min(o + n, total)))
-        there.append(slice(max(-o, 0), max(-o, 0) + here[-1].stop - here[-1].start))
-    window = np.full(grid.size, outside, np.float32)
-    window[tuple(there)] = volume[tuple(here)]
-    second = slide(window)
-    ramps = [np.clip((np.minimum(np.arange(n), np.arange(n)[::-1]) + 1) / (n / 8), 0, 1).astype(np.float32) for n in grid.size]
-    weight = ramps[0][:, None, None] * ramps[1][None, :, None] * ramps[2][None, None, :]
-    first, w = probabilities[(slice(None), *here)], weight[tuple(there)]
-    first += w * (second[(slice(None), *there)] - first)
-    return probabilities
+    seen = inference.predict(model, case, mirror=mirror, fast=fast)
+    shape = inference.triple(case.image.shape)
+    if seen is None:
+        return Segmentation(replace(case, label=np.zeros(shape, np.uint8)), False, 0.0, notices)
+    confidences = {s.key: float(seen.probabilities[s.id][seen.label == s.id].mean()) for s in STRUCTURES if (seen.label == s.id).any()}
+    label, found, confidence = _returned(seen, shape, case.affine, model.grid.spacing)
+    return Segmentation(replace(case, label=label), found, confidence, notices, confidences if found else {})
 
 
 def to_scan(
     probabilities: NDArray[np.float32], affine: NDArray[np.float64], shape: tuple[int, int, int], scan_affine: NDArray[np.float64], grid: ModelGrid
 ) -> tuple[NDArray[np.uint8], bool, float]:
-    """From probabilities at the model's spacing to the cleaned label map of the scan.
+    """From probabilities at the model's spacing to the cleaned label map of the scan, for whoever runs the network elsewhere.
 
     Returns:
         Label map of `shape`, empty where no heart was found; whether one was; the confidence in it.
     """
-    label = clean(probabilities.argmax(0).astype(np.uint8), grid)
-    found, confidence = _judge(label, probabilities, grid)
+    seen = Prediction(probabilities, affine, clean(inference.winners(probabilities), grid.spacing))
+    return _returned(seen, shape, scan_affine, grid.spacing)
+
+
+def _returned(
+    seen: Prediction, shape: tuple[int, int, int], affine: NDArray[np.float64], spacing: tuple[float, float, float]
+) -> tuple[NDArray[np.uint8], bool, float]:
+    """What was seen on the scan's grid, if it is a heart, and the confidence in it; probabilities are changed in place."""
+    found, confidence = judge(seen.label, seen.probabilities, spacing)
     if not found:
         return np.zeros(shape, np.uint8), False, confidence
     # What cleaning removed must not come back when probabilities are interpolated.
-    probabilities[1:][:, (label == 0) & (probabilities.argmax(0) > 0)] = 0.0
-    return labels_to_source(probabilities, affine, shape, scan_affine), True, confidence
-
-
-def clean(label: NDArray[np.uint8], grid: ModelGrid) -> NDArray[np.uint8]:
-    """Keep the largest piece of every structure, near the largest heart; of the aorta and pulmonary artery all pieces of 1 mL or more."""
-    heart = np.isin(label, [ID[k] for k in HEART])
-    pieces, count = ndimage.label(ndimage.binary_dilation(heart, iterations=1))
-    if count == 0:
-        return np.zeros_like(label)
-    main = pieces == 1 + int(np.argmax(np.bincount(pieces[heart], minlength=count + 1)[1:]))
-    reach = max(1, round(30.0 / min(grid.spacing)))
-    near = ndimage.binary_dilation(main, iterations=reach)
-    voxel_ml = float(np.prod(grid.spacing)) / 1000.0
-    result = np.zeros_like(label)
-    for s in STRUCTURES:
-        parts, count = ndimage.label((label == s.id) & (main if s.key in HEART else label == s.id))
-        if count == 0:
-            continue
-        touching = np.zeros(count + 1, bool)
-        touching[np.unique(parts[near])] = True
-        sizes = np.bincount(parts.ravel())[1:] * touching[1:]
-        keep = (sizes == sizes.max()) & (sizes > 0)
-        if s.key in ("AO", "PA"):
-            keep |= sizes * voxel_ml >= 1.0
-        result[np.concatenate([[False], keep])[parts]] = s.id
-    return result
+    seen.probabilities[1:][:, (seen.label == 0) & (inference.winners(seen.probabilities) > 0)] = 0.0
+    return labels_to_source(seen.probabilities, seen.affine, shape, affine), True, confidence
 
 
 def resolve_model(folder: Path | None) -> Path:
@@ -190,75 +206,99 @@ def resolve_model(folder: Path | None) -> Path:
     raise InputError(f"--model {folder}: no fine-tuned segmenter in it; `auricle run` makes one, and without --model the one that ships is taken")
 
 
-def model_volume(
-    image: NDArray[Any], scan_affine: NDArray[np.float64], grid: ModelGrid
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:  # fmt: skip
-    """The whole scan (HU) at the model's spacing, axis-aligned RAS+, at least one window large; with its affine."""
-    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in image.shape])).reshape(3, -1)
-    world = scan_affine[:3, :3] @ corners + scan_affine[:3, 3:]
-    low, high = world.min(1), world.max(1)
-    # Less than a thousandth of a voxel is rounding, which must not move the grid by half a voxel.
-    shape = np.maximum(np.ceil((high - low) / np.array(grid.spacing) - 1e-3).astype(int), grid.size)
-    covering = ModelGrid(_triple(shape), grid.spacing)
-    affine = covering.affine((low + high) / 2)
-    return to_grid(image, scan_affine, affine, covering.size, outside=AIR_HU), affine
+def check_packages(formats: tuple[LabelFormat, ...]) -> None:
+    """Raise `InputError` before anything is computed where a format needs a package that is not installed."""
+    if "dicom-seg" in formats:
+        dicom_seg.check_installed()
+    if {"stl", "glb"} & set(formats):
+        meshes.check_installed()
 
 
-def _slide(model: Trained, volume: NDArray[np.float32], mirror: bool) -> NDArray[np.float32]:
-    """Probabilities (9, X, Y, Z) of the whole volume."""
-    views = int(np.prod([max(1, -(-2 * (n - w) // w) + 1) for n, w in zip(volume.shape, model.window, strict=True)]))
-    done = [0]
-    with progress.bar("segment", views + 1) as update:
-
-        def seen() -> None:
-            done[0] += 1
-            update(min(done[0], views), {})
-
-        image = torch.from_numpy(to_network(volume))[None, None]
-        result: NDArray[np.float32] = finetune.probabilities(model.network, image, model.window, mirror, seen)[0].numpy()
-        update(views + 1, {})
-    return result
+def fingerprint(scan: str, model: Path, options: Options) -> str:
+    """What a result follows from: the scan's content, the weights, the options and the version."""
+    return digest({"scan": scan, "model": finetune.identity(model), "options": to_json(options), "version": __version__})
 
 
-def _judge(label: NDArray[np.uint8], probabilities: NDArray[np.float32], grid: ModelGrid) -> tuple[bool, float]:
-    """Whether this is a heart (volume, parts, confidence), and the confidence."""
-    heart = np.isin(label, [ID[k] for k in HEART])
-    if not heart.any():
-        return False, 0.0
-    voxel_ml = float(np.prod(grid.spacing)) / 1000.0
-    counts = np.bincount(label.ravel(), minlength=LABEL_COUNT) * voxel_ml
-    confidence = float(probabilities.max(0)[heart].mean())
-    parts = sum(counts[ID[k]] >= PART_ML for k in HEART)
-    return bool(heart.sum() * voxel_ml >= LEAST_HEART_ML and parts >= LEAST_PARTS and confidence >= LEAST_CONFIDENCE), confidence
+def _source(scan: Path, series: str | None) -> SourceImages:
+    """The images that a DICOM segmentation refers to; raises `InputError` where the scan is no DICOM series."""
+    if not scan.exists():
+        raise InputError(f"{scan}: no such file or folder")
+    if scan.is_dir():
+        return source_images(scan, series)
+    if scan.is_file() and is_dicom(scan):
+        return source_images(scan.parent, series_of(scan) if series is None else series)
+    way_out = "unpack it and give the folder" if scan.suffix == ".zip" else "give the DICOM series, or take --format nifti"
+    raise InputError(f"{scan}: --format dicom-seg must refer to the images of a DICOM series, which this file is not; {way_out}")
 
 
-def _write(result: Segmentation, config: SegmentStage, out: Path) -> None:
-    """Write everything beside `out` first: it appears whole or not at all."""
+def _finding(result: Segmentation, rows: list[VolumeRow]) -> str | None:
+    """What the user should know about the heart in the scan."""
+    if not result.heart_found:
+        return "no heart was found; the label map is empty"
+    cut = [row.structure for row in rows if row.partial and row.structure in HEART]
+    return f"the field of view cuts the heart ({', '.join(cut)}); these volumes are parts of the true ones" if cut else None
+
+
+def _write(
+    result: Segmentation, rows: list[VolumeRow], config: SegmentStage, source: SourceImages | None, out: Path, scratch: Path, facts: Mapping[str, str]
+) -> None:
+    """Write everything into `scratch` first: `out` appears whole or not at all."""
     case = result.case
     assert case.label is not None
-    folder = out.with_name(f".{os.getpid()}.{out.name}")
     try:
-        folder.mkdir(parents=True)
-        write_nifti(folder / "labels.nii.gz", case.label, case.affine, dtype=np.uint8)
-        write_color_table(folder / "labels.ctbl")
-        rows = volumes(case.label, case.affine, case.image)
-        write_volumes_csv(folder / "volumes.csv", rows)
-        write_preview(folder / "preview.png", case, case.label)
-        write_json(folder / "segmentation.json", {
-            "heart_found": result.heart_found, "confidence": round(result.confidence, 4), "notices": list(result.notices),
-            "model": finetune.identity(config.model),
+        scratch.mkdir(parents=True)
+        write_volumes_csv(scratch / "volumes.csv", rows)
+        write_json(scratch / "volumes.json", [row.to_json() for row in rows])
+        write_preview(scratch / "preview.png", case, case.label)
+        _write_formats(result, config, source, scratch)
+        write_json(scratch / DESCRIPTION, {
+            "heart_found": result.heart_found, "confidence": round(result.confidence, 4),
+            "structures": {k: round(v, 4) for k, v in result.confidences.items()}, "partial": [r.structure for r in rows if r.partial],
+            "notices": list(result.notices), "model": finetune.identity(config.model), "options": to_json(config.options),
+            "version": __version__, **facts,
         })  # fmt: skip
         if out.is_dir():
-            for path in sorted(folder.iterdir()):
-                os.replace(path, out / path.name)
+            _replace(scratch, out)
         else:
-            os.replace(folder, out)
+            os.replace(scratch, out)
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror})") from None
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _triple(shape: Any) -> tuple[int, int, int]:
-    x, y, z = (int(n) for n in shape)
-    return x, y, z
+def _replace(scratch: Path, out: Path) -> None:
+    """Put new outputs in the place of old ones, those of other formats included; the description goes first and comes last."""
+    for name in (DESCRIPTION, *OUTPUTS):
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
+    for path in sorted(scratch.iterdir(), key=lambda p: p.name == DESCRIPTION):
+        os.replace(path, out / path.name)
+
+
+def _write_formats(result: Segmentation, config: SegmentStage, source: SourceImages | None, folder: Path) -> None:
+    """The label map in each format that was asked for."""
+    case, formats = result.case, config.options.formats
+    assert case.label is not None
+    if "nifti" in formats:
+        write_nifti(folder / "labels.nii.gz", case.label, case.affine, dtype=np.uint8)
+        write_color_table(folder / "labels.ctbl")
+    if "nifti-structures" in formats:
+        write_structures(folder / "structures", case.label, case.affine)
+    if not result.heart_found:
+        return  # the other formats have nothing to show, and a notice says so
+    if source is not None:
+        algorithm = dicom_seg.Algorithm(f"auricle {config.model.name}", __version__, finetune.identity(config.model))
+        dicom_seg.write_dicom_seg(
+            folder / "segmentation.dcm", case.label, case.affine, source, algorithm, keep_patient=config.options.keep_patient
+        )
+    if {"stl", "glb"} & set(formats):
+        surfaces = meshes.surfaces(case.label, case.affine)
+        if "stl" in formats:
+            meshes.write_stl(folder / "meshes", surfaces)
+        if "glb" in formats:
+            meshes.write_glb(folder / "heart.glb", surfaces)
+    if "overlays" in formats:
+        write_overlays(folder / "overlays", case, case.label)

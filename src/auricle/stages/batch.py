@@ -1,0 +1,285 @@
+"""Segment many scans with one model: one scan in memory at a time, a folder each, one table over all.
+
+A scan whose result is there already, by its content, the weights and the options, is skipped, so that the same command resumes.
+"""
+
+import csv
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from auricle.core import progress
+from auricle.core.errors import InputError
+from auricle.core.files import read_json, write_json
+from auricle.core.runs import Run
+from auricle.data import volume_files
+from auricle.data.dicom_files import is_dicom, series_of
+from auricle.data.outputs import COLUMNS, check_output, write_table
+from auricle.stages import finetune, segment
+from auricle.stages.finetune import Trained
+from auricle.stages.segment import DESCRIPTION, SUMMARY, Options, SegmentStage
+
+ENDINGS = (*volume_files.ENDINGS, ".zip")
+"""Names of files that are scans by themselves."""
+WORK = ".unfinished"
+"""Folder of what only a command at work needs."""
+LOOKED_AT = 20
+"""Files of a folder that are opened to see whether it holds a DICOM series."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One scan of many."""
+
+    path: Path
+    name: str
+    """Folder of its result."""
+    series: str | None = None
+
+
+@dataclass(frozen=True)
+class BatchStage:
+    """Which scans are segmented, and by what."""
+
+    scans: tuple[Scan, ...]
+    model: Path
+    """Folder of a fine-tuned segmenter, as `segment.resolve_model` finds it."""
+    options: Options = field(default_factory=Options)
+    """How scans are read, segmented and written."""
+    overwrite: bool = False
+    """Replace results of other scans, weights or options under the same names."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What became of one scan."""
+
+    scan: Scan
+    status: Literal["done", "skipped", "failed"]
+    reason: str | None = None
+    """Why it failed, in one line."""
+
+
+def run(config: BatchStage, out: Path) -> list[Entry]:
+    """Write ``out/NAME`` for every scan, as `segment.run` does, then ``volumes.csv`` and ``summary.json`` over all.
+
+    A scan that cannot be segmented is reported, and the rest goes on. Raises `InputError` where nothing can be done: no such model, no
+    place to write, or another process at work in `out`.
+    """
+    check_output(out, overwrite=True)
+    if (out / DESCRIPTION).exists():
+        raise InputError(f"{out}: holds the result of one scan; choose another --out for many")
+    segment.check_packages(config.options.formats)
+    model = segment.load(config.model, config.options)
+    this = Run(out / WORK, "segment", {}, {})
+    this.begin()
+    entries: list[Entry] = []
+    try:
+        _sweep(out / WORK)
+        start = time.monotonic()
+        for number, scan in enumerate(config.scans, 1):
+            progress.report(f"[{number}/{len(config.scans)}] {scan.path}{_left(start, number - 1, len(config.scans))}")
+            entries.append(_one(model, config, scan, out))
+            progress.event("scan", name=scan.name, status=entries[-1].status, number=number, total=len(config.scans), reason=entries[-1].reason)
+    finally:
+        _summarize(entries, config, out)
+        shutil.rmtree(out / WORK, ignore_errors=True)
+        this.release()
+    return entries
+
+
+def find_scans(inputs: Sequence[Path], listing: Path | None, series: str | None, out: Path) -> tuple[tuple[Scan, ...], bool]:
+    """The scans that the inputs mean, and whether they are many, so that each gets a folder of its own.
+
+    Args:
+        inputs: files, DICOM folders, or folders of scans: every volume file and every folder with a DICOM series in them.
+        listing: text file with a path a line, or CSV with the columns scan and perhaps name and series; relative paths start at its folder.
+        series: as `Options.series`; with it, a folder is taken for one study.
+        out: folder that results go to, which is not searched.
+
+    Raises:
+        InputError: no scans, or a list that cannot be read.
+    """
+    listed = [] if listing is None else _listed(listing)
+    found = [Scan(p, "", series) for path in inputs for p in _expanded(path, series, out)] + listed
+    found = list({(s.path.absolute(), s.series): s for s in found}.values())
+    if not found:
+        raise InputError(f"{listing}: lists no scans" if listing else "no scan given: name files or folders, or give --list")
+    many = listing is not None or len(found) > 1 or found[0].path not in inputs
+    return tuple(named(found)), many
+
+
+def named(scans: list[Scan]) -> list[Scan]:
+    """Give every scan a name of its own: its file's or folder's, with as many folders above as set it apart from the others."""
+    parts = [_parts(s.path) if not s.name else [s.name] for s in scans]
+    lengths = [1] * len(scans)
+    while True:
+        names = ["_".join(p[-n:]) for p, n in zip(parts, lengths, strict=True)]
+        counts = Counter(names)
+        alike = [i for i, name in enumerate(names) if counts[name] > 1]
+        longer = [i for i in alike if lengths[i] < len(parts[i])]
+        if not alike:
+            return [replace(s, name=name) for s, name in zip(scans, names, strict=True)]
+        if not longer:
+            first, second = (scans[i].path for i in [j for j in alike if names[j] == names[alike[0]]][:2])
+            way_out = "name them in a --list with the columns scan and name"
+            raise InputError(f"{first} and {second} would both go to a folder named {names[alike[0]]}; {way_out}")
+        for i in longer:
+            lengths[i] += 1
+
+
+def stem(path: Path) -> str:
+    """A file's or folder's name without the ending of a volume file."""
+    return path.name.removesuffix(next((e for e in ENDINGS if path.name.endswith(e)), "")) or path.name
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of the bytes that a scan is read from, with the names of files where there are several.
+
+    Of a folder these are all its files, of a header its voxels too, of one DICOM file those of its folder.
+    """
+    folder = path if path.is_dir() else path.parent
+    files = volume_files.files_of(path if path.name.endswith(ENDINGS) else folder)
+    whole = hashlib.sha256()
+    for file in files:
+        name = "" if files == [path] else file.relative_to(folder)
+        whole.update(f"{name}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as handle:
+            while part := handle.read(2**20):
+                whole.update(part)
+    return whole.hexdigest()
+
+
+def _one(model: Trained, config: BatchStage, scan: Scan, out: Path) -> Entry:
+    """Segment one scan, unless its result is there."""
+    folder = out / scan.name
+    options = replace(config.options, series=scan.series)
+    try:
+        if not scan.path.exists():
+            raise InputError(f"{scan.path}: no such file or folder")
+        wanted = segment.fingerprint(content_digest(scan.path), config.model, options)
+        if _fingerprint(folder) == wanted:
+            progress.report(f"{folder}: is segmented")
+            return Entry(scan, "skipped")
+        if folder.exists() and not config.overwrite:
+            raise InputError(f"{folder}: holds the result of another scan, model, version or options; give --overwrite or another --out")
+        stage = SegmentStage(scan.path, config.model, options, config.overwrite)
+        segment.segment_file(model, stage, folder, out / WORK / scan.name, {"fingerprint": wanted})
+        return Entry(scan, "done")
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        reason = "out of memory" if isinstance(error, MemoryError) else " ".join(str(error).split()) or repr(error)
+        progress.notice(f"failed: {reason if scan.path.name in reason else f'{scan.path}: {reason}'}")
+        return Entry(scan, "failed", reason)
+
+
+def _fingerprint(folder: Path) -> str | None:
+    """What the result in a folder follows from; None where there is none."""
+    try:
+        described = read_json(folder / DESCRIPTION)
+    except (OSError, ValueError):
+        return None
+    return described.get("fingerprint") if isinstance(described, dict) else None
+
+
+def _summarize(entries: list[Entry], config: BatchStage, out: Path) -> None:
+    """Tables over all scans of this command, from the files of each."""
+    rows: list[list[str]] = []
+    scans: list[dict[str, Any]] = []
+    for e in entries:
+        item: dict[str, Any] = {"name": e.scan.name, "scan": str(e.scan.path), "status": e.status}
+        if e.status == "failed":
+            scans.append({**item, "reason": e.reason})
+            continue
+        described = read_json(out / e.scan.name / DESCRIPTION)
+        scans.append({**item, **{k: described[k] for k in ("heart_found", "confidence", "partial", "notices")}})
+        with (out / e.scan.name / "volumes.csv").open(newline="", encoding="utf-8") as file:
+            rows += [[e.scan.name, *(row[c] for c in COLUMNS)] for row in csv.DictReader(file)]
+    counts = {status: sum(e.status == status for e in entries) for status in ("done", "skipped", "failed")}
+    write_table(out / "volumes.csv", ["scan", *COLUMNS], rows)
+    write_json(out / SUMMARY, {"model": finetune.identity(config.model), **counts, "left": len(config.scans) - len(entries), "scans": scans})
+
+
+def _sweep(work: Path) -> None:
+    """Remove what a broken command left."""
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _left(start: float, done: int, total: int) -> str:
+    if not done:
+        return ""
+    seconds = (time.monotonic() - start) / done * (total - done)
+    return f" ({timedelta(seconds=round(seconds))} left)"
+
+
+def _expanded(path: Path, series: str | None, out: Path) -> list[Path]:
+    """The scans that lie at a path: itself, or those in a folder of scans."""
+    if not path.is_dir() or _holds_dicom(path):
+        return [path]
+    found = list(_below(path, out.absolute()))
+    folders = [p for p in found if p.is_dir()]
+    if len(folders) == len(found) and (series is not None or len({_series(p) for p in folders}) < 2):
+        return [path]  # one study, whose series lie in folders below
+    return found
+
+
+def _below(folder: Path, out: Path) -> Iterator[Path]:
+    """Volume files and folders with DICOM files under a folder, in order of their names."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.absolute() == out:
+            continue
+        if path.is_dir():
+            if _holds_dicom(path):
+                yield path
+            else:
+                yield from _below(path, out)
+        elif path.name.endswith(ENDINGS):
+            yield path
+
+
+def _holds_dicom(folder: Path) -> bool:
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name != "DICOMDIR" and not p.name.endswith(ENDINGS))
+    return any(is_dicom(p) for p in files[:LOOKED_AT])
+
+
+def _series(folder: Path) -> str:
+    first = next(p for p in sorted(folder.iterdir()) if p.is_file() and p.name != "DICOMDIR" and is_dicom(p))
+    return series_of(first)
+
+
+def _listed(listing: Path) -> list[Scan]:
+    """The scans that a file lists."""
+    try:
+        text = listing.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--list {listing}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})") from None
+    if listing.suffix.lower() != ".csv":
+        lines = [line.strip() for line in text.splitlines()]
+        return [Scan(listing.parent / line, "") for line in lines if line and not line.startswith("#")]
+    table = csv.DictReader(text.splitlines())
+    if "scan" not in (table.fieldnames or []):
+        raise InputError(f"--list {listing}: needs a column scan (and may have name and series)")
+    found = []
+    for row in table:
+        cells = {k: (v or "").strip() for k, v in row.items() if isinstance(k, str) and not isinstance(v, list)}
+        name = cells.get("name", "")
+        if name and (name != Path(name).name or name.startswith(".")):
+            raise InputError(f"--list {listing}: '{name}' cannot be the name of a folder")
+        if cells["scan"]:
+            found.append(Scan(listing.parent / cells["scan"], name, cells.get("series") or None))
+    return found
+
+
+def _parts(path: Path) -> list[str]:
+    """A path's folders and its stem, each fit for the name of a folder."""
+    path = Path(os.path.abspath(path))
+    return [re.sub(r"[^\w.+-]", "-", part) for part in (*path.parts[1:-1], stem(path))]

@@ -1,0 +1,231 @@
+"""Measure label maps that exist: volumes, surfaces, mean HU, plausibility, and agreement with a reference."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auricle.core import progress
+from auricle.core.anatomy import STRUCTURES
+from auricle.core.case import Case
+from auricle.core.errors import InputError
+from auricle.core.files import write_json
+from auricle.data.cohort import parse_label_map
+from auricle.data.geometry import apart, is_sheared
+from auricle.data.labels import read_label
+from auricle.data.outputs import VolumeRow, check_output, volumes, write_table
+from auricle.data.preprocess import label_to_grid, orient, right_angled
+from auricle.data.reading import read_scan
+from auricle.metrics.surface import area_mm2
+from auricle.phantom import check
+from auricle.stages import evaluate
+from auricle.stages.batch import ENDINGS, Scan, named, stem
+
+COLUMNS = ("structure", "volume_ml", "surface_cm2", "mean_hu", "touches_border", "partial", "plausible")
+AGREEMENT = ("dice", "hd95_mm", "nsd", "volume_error_ml", "missed")
+"""Columns that a reference adds."""
+_DIGITS = {"volume_ml": 2, "surface_cm2": 1, "mean_hu": 1, "dice": 4, "hd95_mm": 2, "nsd": 4, "volume_error_ml": 2}
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class MeasureStage:
+    """Which label maps are measured, and against what."""
+
+    labels: tuple[Path, ...]
+    """Label maps, folders of them, or folders that `auricle segment` wrote."""
+    image: Path | None = None
+    """The scan of one label map, or a folder in which each has a scan of its name: for mean HU."""
+    reference: Path | None = None
+    """A label map to compare one with, or a folder in which each has one of its name."""
+    label_map: str | None = None
+    """What the label maps' values mean, such as ``1=LV,2=RV``; the project's ids otherwise."""
+    reference_map: str | None = None
+    """The same of the references."""
+    tolerance_mm: float = 2.0
+    """Tolerance of the normalized surface Dice."""
+    not_hu: bool = False
+    """Accept scans whose values do not look like HU."""
+
+    def __post_init__(self) -> None:
+        if not self.labels:
+            raise ValueError("no label map given: name files or folders")
+        for text in (self.label_map, self.reference_map):
+            if text is not None:
+                parse_label_map(text)
+        if self.reference_map is not None and self.reference is None:
+            raise ValueError("--reference-map describes a reference: give --reference too")
+        if self.tolerance_mm < 0:
+            raise ValueError(f"--tolerance-mm must not be negative, is {self.tolerance_mm}")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found in one label map."""
+
+    name: str
+    path: Path
+    rows: list[Row]
+    """One a structure, with `COLUMNS` and perhaps `AGREEMENT`; None is a value that does not exist."""
+    findings: list[str]
+    """What is wrong with the anatomy, in words."""
+    notices: list[str]
+    error: str | None = None
+    """Why nothing could be measured, in one line."""
+
+
+def run(config: MeasureStage, out: Path | None, *, overwrite: bool = False) -> list[Measured]:
+    """Measure every label map; write ``measures.csv`` and ``measures.json`` into `out` where it is given.
+
+    A label map that cannot be read is reported, and the rest goes on. Raises `InputError` where nothing can be done.
+    """
+    if out is not None:
+        check_output(out, overwrite=overwrite)
+    found = find_labels(config.labels)
+    results = []
+    for scan in progress.track(found, "measure", len(found)):
+        try:
+            results.append(measure(config, scan, alone=len(found) == 1))
+        except (InputError, OSError, MemoryError) as error:
+            if len(found) == 1:
+                raise
+            reason = " ".join(str(error).split()) or "out of memory"
+            progress.notice(f"failed: {reason}")
+            results.append(Measured(scan.name, scan.path, [], [], [], reason))
+            continue
+        for text in (*results[-1].notices, *(f"{scan.name}: {finding}" for finding in results[-1].findings)):
+            progress.notice(text)
+    if out is not None:
+        _write(results, out)
+    return results
+
+
+def measure(config: MeasureStage, scan: Scan, *, alone: bool) -> Measured:
+    """Measure one label map. Raises `InputError` for what cannot be read, or does not lie on the label map's grid."""
+    label, affine, notices = read_label(scan.path, label_map=None if config.label_map is None else parse_label_map(config.label_map))
+    image: NDArray[Any] | None = None
+    if config.image is not None:
+        path = _partner("--image", config.image, scan, alone)
+        case, more = read_scan(path, not_hu=config.not_hu)
+        _same_grid(scan.path, label, affine, path, case.image.shape, case.affine)
+        image, notices = case.image, notices + more
+    measured = volumes(label, affine, image)
+    turned = orient(_right_angled(Case(scan.name, label, affine, label)))
+    assert turned.label is not None
+    areas = {s.key: area_mm2(turned.label == s.id, turned.spacing) / 100 for s in STRUCTURES}
+    rows = [_row(v, areas[v.structure], image is not None) for v in measured]
+    if config.reference is not None:
+        path = _partner("--reference", config.reference, scan, alone)
+        reference, there, more = read_label(path, label_map=None if config.reference_map is None else parse_label_map(config.reference_map))
+        _same_grid(scan.path, label, affine, path, reference.shape, there)
+        other = orient(_right_angled(Case(scan.name, reference, affine, reference)))
+        assert other.label is not None
+        scores = evaluate.score(scan.name, turned.label, other.label, turned.spacing, config.tolerance_mm)
+        rows = [{**row, **{k: score[k] for k in AGREEMENT}, "missed": bool(score["missed"])} for row, score in zip(rows, scores, strict=True)]
+        notices = notices + more
+    findings = check(turned.label, turned.spacing) if label.any() else ["the label map is empty"]
+    return Measured(scan.name, scan.path, rows, findings, notices)
+
+
+def find_labels(inputs: tuple[Path, ...]) -> list[Scan]:
+    """The label maps that files and folders mean, each with a name of its own.
+
+    Raises:
+        InputError: a folder without label maps.
+    """
+    found: list[Scan] = []
+    for path in inputs:
+        # A result of `auricle segment` is known by its folder's name.
+        results = [path] if (path / "labels.nii.gz").is_file() else sorted(p.parent for p in path.glob("*/labels.nii.gz"))
+        if results:
+            found += [Scan(p / "labels.nii.gz", p.resolve().name) for p in results]
+        elif path.is_dir():
+            files = [Scan(p, "") for p in sorted(path.iterdir()) if p.name.endswith(ENDINGS) and not p.name.startswith(".")]
+            if not files:
+                raise InputError(f"{path}: holds no label maps ({', '.join(ENDINGS)})")
+            found += files
+        else:
+            found.append(Scan(path, path.resolve().parent.name if path.name == "labels.nii.gz" else ""))
+    return named(found)
+
+
+def table(results: list[Measured]) -> str:
+    """The measurements as text with aligned columns."""
+    head, *body = _cells(results)
+    widths = [max(len(line[i]) for line in (head, *body)) for i in range(len(head))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in (head, *body))
+
+
+def _row(v: VolumeRow, surface_cm2: float, with_image: bool) -> Row:
+    low, high = next(s.volume_range_ml for s in STRUCTURES if s.key == v.structure)
+    plausible = None if v.volume_ml == 0 else v.volume_ml <= high and (v.volume_ml >= low or v.partial)
+    mean = round(v.mean_hu, 1) if with_image and v.volume_ml else None
+    return {"structure": v.structure, "volume_ml": v.volume_ml, "surface_cm2": surface_cm2, "mean_hu": mean,
+            "touches_border": v.touches_border, "partial": v.partial, "plausible": plausible}  # fmt: skip
+
+
+def _right_angled(case: Case) -> Case:
+    """A sheared label map on the right-angled grid that covers it: distances and areas need one."""
+    if not is_sheared(case.affine):
+        return case
+    assert case.label is not None
+    affine, shape = right_angled(case.affine, case.label.shape)
+    label = label_to_grid(case.label, case.affine, affine, shape)
+    return replace(case, image=label, affine=affine, label=label)
+
+
+def _partner(flag: str, given: Path, scan: Scan, alone: bool) -> Path:
+    """The file that belongs to a label map."""
+    if given.is_dir():
+        files = [p for p in sorted(given.iterdir()) if p.name.endswith(ENDINGS) and stem(p) == scan.name]
+        own = [given / "labels.nii.gz"] if alone else []
+        files += [p for p in (given / scan.name / "labels.nii.gz", given / scan.name, *own) if p.exists()]
+        if files:
+            return files[0]
+        if not alone:
+            raise InputError(f"{flag} {given}: holds nothing named {scan.name}, as {scan.path} is")
+    elif not alone:
+        raise InputError(f"{flag} {given}: is one file for several label maps; give a folder with a file named as each of them")
+    return given
+
+
+def _same_grid(
+    path: Path, label: NDArray[Any], affine: NDArray[np.float64], other: Path, shape: tuple[int, ...], there: NDArray[np.float64]
+) -> None:
+    if label.shape != shape:
+        sizes = f"{' x '.join(map(str, label.shape))} voxels, {other} {' x '.join(map(str, shape))}"
+        raise InputError(f"{path}: has {sizes}; they must lie on the same grid")
+    gap = apart(affine, there, shape)
+    if gap > 0.1 * float(np.linalg.norm(affine[:3, :3], axis=0).min()):
+        raise InputError(f"{path}: lies elsewhere than {other}, by up to {gap:.3g} mm; they must lie on the same grid")
+
+
+def _cells(results: list[Measured]) -> Iterator[list[str]]:
+    """Header and lines of the table."""
+    columns = (*COLUMNS, *(AGREEMENT if any("dice" in row for r in results for row in r.rows) else ()))
+    yield ["scan", *columns]
+    for result in results:
+        for row in result.rows:
+            yield [result.name, *(_cell(k, row[k]) for k in columns)]
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.{_DIGITS[column]}f}" if column in _DIGITS else str(value)
+
+
+def _write(results: list[Measured], out: Path) -> None:
+    head, *body = _cells(results)
+    write_table(out / "measures.csv", head, body)
+    write_json(out / "measures.json", [
+        {"name": r.name, "labels": str(r.path), "error": r.error, "findings": r.findings, "notices": r.notices,
+         "structures": [{k: round(v, _DIGITS[k]) if k in _DIGITS and v is not None else v for k, v in row.items()} for row in r.rows]}
+        for r in results
+    ])  # fmt: skip

@@ -1,0 +1,276 @@
+"""Segmenting many scans: each as if it were alone, what is done is not done again, what fails does not stop the rest; and every format."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from auricle import cli
+from auricle.core.anatomy import ID, KEYS
+from auricle.core.case import Case
+from auricle.core.errors import InputError
+from auricle.core.runs import Run
+from auricle.data import outputs
+from auricle.data.nifti import read_nifti, write_nifti
+from auricle.metrics import overlap
+from auricle.models.segmenter import Segmenter, SegmenterConfig
+from auricle.phantom import virtual_patient
+from auricle.stages import batch, segment
+from auricle.stages.pairs import Grid
+from auricle.stages.weights import save_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained segmenter in a finished run folder: it finds no heart, quickly."""
+    folder = tmp_path_factory.mktemp("model") / "ours"
+    run = Run(folder, "finetune", {}, {})
+    run.begin()
+    torch.manual_seed(0)
+    config = SegmenterConfig(channels=(4, 8))
+    save_model(run, Segmenter(config, outputs=9), {"network": config, "grid": Grid((16, 16, 16), (8.0, 8.0, 8.0)), "patch": None, "mirrored": False})
+    run.finish()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def patient() -> Case:
+    """A virtual patient whose scan fits into the window of the segmenter that ships."""
+    return virtual_patient(4711, 100, (60, 60, 56), (3.0, 3.0, 3.0), contrast="chase", pathology=False)
+
+
+def write_scans(folder: Path, names: tuple[str, ...]) -> Path:
+    """Small volumes of noise, each its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        noise = np.random.default_rng(list(name.encode())).normal(-100, 300, (12, 12, 12)).astype(np.int16)
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_nifti(folder / name, noise, np.diag([4.0, 4.0, 4.0, 1.0]), dtype=np.int16)
+    return folder
+
+
+def write_dicom(folder: Path, case: Case, uid: str = "1.2.3.4") -> Path:
+    """The scan as a DICOM series: columns run to the left, rows to the back, as scanners write them."""
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.dataset import FileDataset, FileMetaDataset
+
+    folder.mkdir(parents=True)
+    x, y, z = case.image.shape
+    flipped = case.image[::-1, ::-1]
+    first = case.affine @ [x - 1, y - 1, 0, 1]
+    for n in range(z):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
+        meta.MediaStorageSOPInstanceUID, meta.TransferSyntaxUID = f"{uid}.{n + 1}", pydicom.uid.ExplicitVRLittleEndian
+        ds = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+        ds.SOPClassUID, ds.SOPInstanceUID, ds.Modality = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID, "CT"
+        ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = f"{uid}.8", uid, f"{uid}.9"
+        ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PhotometricInterpretation = y, x, 1, "MONOCHROME2"
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
+        ds.ImagePositionPatient = [-first[0], -first[1], first[2] + n * case.spacing[2]]
+        ds.ImageOrientationPatient, ds.PixelSpacing = [1, 0, 0, 0, 1, 0], [case.spacing[1], case.spacing[0]]
+        ds.RescaleSlope, ds.RescaleIntercept, ds.PatientName = 1, 0, "Doe^Jane"
+        ds.PixelData = np.ascontiguousarray(flipped[:, :, n].T).tobytes()
+        ds.save_as(folder / f"{z - n:03d}.dcm")
+    return folder
+
+
+def run(*arguments: Any) -> None:
+    cli.main(["segment", *map(str, arguments), "--quiet"])
+
+
+def summary(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "summary.json").read_text())
+    return found
+
+
+def test_a_folder_of_scans_gives_a_folder_each_and_one_table(model: Path, tmp_path: Path) -> None:
+    scans = write_scans(tmp_path / "scans", ("a.nii.gz", "deep/b.nii", "c.nii.gz"))
+    run(scans, "-o", tmp_path / "out", "--model", model)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a", "b", "c", "summary.json", "volumes.csv"]
+    run(scans / "a.nii.gz", "-o", tmp_path / "alone", "--model", model)
+    for path in (tmp_path / "alone").iterdir():
+        if path.name != "segmentation.json":
+            assert path.read_bytes() == (tmp_path / "out" / "a" / path.name).read_bytes(), path.name
+    with (tmp_path / "out" / "volumes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["scan"], r["structure"]) for r in rows] == [(n, k) for n in "acb" for k in KEYS]
+    found = summary(tmp_path / "out")
+    assert (found["done"], found["skipped"], found["failed"]) == (3, 0, 0)
+    assert all(s["heart_found"] is False for s in found["scans"])
+
+
+def test_a_failed_scan_is_one_line_and_the_rest_goes_on(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scans = write_scans(tmp_path / "scans", ("a.nii.gz", "b.nii.gz", "c.nii.gz"))
+    (scans / "b.nii.gz").write_bytes((scans / "b.nii.gz").read_bytes()[:-900])
+    with pytest.raises(SystemExit) as stop:
+        run(scans, "-o", tmp_path / "out", "--model", model)
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert sum("b.nii.gz" in line and "failed" in line for line in lines) == 1
+    assert "1 of 3 scans failed (b)" in lines[-1]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a", "c", "summary.json", "volumes.csv"]
+    assert [s["status"] for s in summary(tmp_path / "out")["scans"]] == ["done", "failed", "done"]
+
+
+def test_the_same_command_resumes(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken off after the first scan, with the rest of the second lying about: the first is kept, and the end is as if nothing had happened."""
+    scans = write_scans(tmp_path / "scans", ("a.nii.gz", "b.nii.gz"))
+    real, seen = segment.segment_file, []
+
+    def breaking(trained: Any, stage: Any, *rest: Any) -> Any:
+        seen.append(stage.scan.name)
+        if len(seen) == 2:
+            rest[1].mkdir(parents=True)
+            raise KeyboardInterrupt
+        return real(trained, stage, *rest)
+
+    monkeypatch.setattr(segment, "segment_file", breaking)
+    with pytest.raises(SystemExit) as stop:
+        run(scans, "-o", tmp_path / "out", "--model", model)
+    assert stop.value.code == 130
+    assert summary(tmp_path / "out")["left"] == 1
+    monkeypatch.setattr(segment, "segment_file", lambda *a: (seen.append(a[1].scan.name), real(*a))[1])
+    before = (tmp_path / "out" / "a" / "volumes.csv").stat().st_mtime_ns
+    run(scans, "-o", tmp_path / "out", "--model", model)
+    assert seen == ["a.nii.gz", "b.nii.gz", "b.nii.gz"]
+    assert (tmp_path / "out" / "a" / "volumes.csv").stat().st_mtime_ns == before
+    assert [s["status"] for s in summary(tmp_path / "out")["scans"]] == ["skipped", "done"]
+    assert not (tmp_path / "out" / batch.WORK).exists()
+
+
+@pytest.mark.parametrize("change", ["scan", "options"])
+def test_results_of_something_else_are_kept_unless_asked(model: Path, tmp_path: Path, change: str, capsys: pytest.CaptureFixture[str]) -> None:
+    scans = write_scans(tmp_path / "scans", ("a.nii.gz", "b.nii.gz"))
+    arguments = [scans, "-o", tmp_path / "out", "--model", model]
+    run(*arguments)
+    if change == "scan":
+        write_nifti(scans / "a.nii.gz", np.full((9, 9, 9), -500, np.int16) + np.arange(9, dtype=np.int16) * 50, np.eye(4), dtype=np.int16)
+    else:
+        arguments += ["--format", "nifti-structures"]
+    label = (tmp_path / "out" / "a" / "labels.nii.gz").read_bytes()
+    with pytest.raises(SystemExit):
+        run(*arguments)
+    assert "holds the result of another scan, model, version or options" in capsys.readouterr().err
+    assert (tmp_path / "out" / "a" / "labels.nii.gz").read_bytes() == label
+    run(*arguments, "--overwrite")
+    if change == "scan":
+        assert read_nifti(tmp_path / "out" / "a" / "labels.nii.gz")[0].shape == (9, 9, 9)
+        assert [s["status"] for s in summary(tmp_path / "out")["scans"]] == ["done", "skipped"]
+    else:
+        # A label map of other options must not stay beside the new description.
+        assert not (tmp_path / "out" / "a" / "labels.nii.gz").exists()
+        assert sorted(p.name for p in (tmp_path / "out" / "a" / "structures").iterdir()) == sorted(f"{k}.nii.gz" for k in KEYS)
+
+
+def test_one_result_and_many_do_not_share_a_folder(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scans = write_scans(tmp_path / "scans", ("a.nii.gz", "b.nii.gz"))
+    for first, second, out in ((scans, scans / "a.nii.gz", tmp_path / "many"), (scans / "a.nii.gz", scans, tmp_path / "one")):
+        run(first, "-o", out, "--model", model)
+        before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+        with pytest.raises(SystemExit):
+            run(second, "-o", out, "--model", model, "--overwrite")
+        assert "choose another --out" in capsys.readouterr().err
+        assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+
+def test_the_digest_follows_all_that_a_scan_is_read_from(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "a.mhd", "a.raw", "series/1", "series/2", "other"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    scans = [tmp_path / n for n in ("a.nii.gz", "a.mhd", "series", "series/1")]
+    before = [batch.content_digest(p) for p in scans]
+    for changed, wanted in (("a.raw", [1]), ("series/2", [2, 3]), ("other", []), ("a.nii.gz", [0, 1])):
+        (tmp_path / changed).write_bytes(b"new" + changed.encode())
+        after = [batch.content_digest(p) for p in scans]
+        assert [i for i in range(4) if after[i] != before[i]] == wanted
+        before = after
+
+
+def test_lists_and_names(tmp_path: Path) -> None:
+    """Paths start at the list's folder; the same file name in two folders gives two names; the output is no input."""
+    write_scans(tmp_path / "x", ("p1/ct.nii.gz", "p2/ct.nii.gz"))
+    (tmp_path / "list.txt").write_text("# two scans\nx/p1/ct.nii.gz\n\nx/p2/ct.nii.gz\n")
+    found, many = batch.find_scans([], tmp_path / "list.txt", None, tmp_path / "out")
+    assert many
+    assert [s.name for s in found] == ["p1_ct", "p2_ct"]
+    (tmp_path / "list.csv").write_text("scan,name,series\nx/p1/ct.nii.gz,first,7\nx/p2/ct.nii.gz,,\n")
+    found, _ = batch.find_scans([], tmp_path / "list.csv", None, tmp_path / "out")
+    assert [(s.name, s.series) for s in found] == [("first", "7"), ("ct", None)]
+    inside, _ = batch.find_scans([tmp_path / "x"], None, None, tmp_path / "x" / "p2")
+    assert [s.path.parent.name for s in inside] == ["p1"]
+    twice, many = batch.find_scans([tmp_path / "x" / "p1" / "ct.nii.gz"] * 2, None, None, tmp_path / "out")
+    assert (len(twice), many) == (1, False)
+    for text, message in (("name\na\n", "needs a column scan"), ("scan,name\nx,../y\n", "cannot be the name"), ("scan\n", "lists no scans")):
+        (tmp_path / "bad.csv").write_text(text)
+        with pytest.raises(InputError, match=message):
+            batch.find_scans([], tmp_path / "bad.csv", None, tmp_path / "out")
+    with pytest.raises(InputError, match="no scan given"):
+        batch.find_scans([], None, None, tmp_path / "out")
+
+
+def test_folders_of_dicom_series_are_scans(tmp_path: Path, patient: Case) -> None:
+    small = Case("s", patient.image[:8, :8, :3], patient.affine)
+    for name, uid in (("one", "1.2.1"), ("two", "1.2.2")):
+        write_dicom(tmp_path / "study" / name / "ct", small, uid)
+    found, many = batch.find_scans([tmp_path / "study"], None, None, tmp_path / "out")
+    assert many
+    assert [s.name for s in found] == ["one_ct", "two_ct"]
+    for given, series in (("one", None), ("one/ct", None), ("study", "1.2.2")):
+        path = tmp_path / "study" if given == "study" else tmp_path / "study" / given
+        found, many = batch.find_scans([path], None, series, tmp_path / "out")
+        assert ([s.path for s in found], many) == ([path], False)
+
+
+def test_a_dicom_series_and_the_same_scan_as_nifti_get_the_same_labels(
+    patient: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And every format says the same of it."""
+    monkeypatch.setattr(outputs, "OVERLAYS", 2)
+    highdicom, trimesh = pytest.importorskip("highdicom"), pytest.importorskip("trimesh")
+    pytest.importorskip("skimage")
+    write_nifti(tmp_path / "scan.nii.gz", patient.image, patient.affine, dtype=np.int16)
+    series = write_dicom(tmp_path / "series", patient)
+    formats = ["--format", "nifti", "nifti-structures", "dicom-seg", "stl", "glb", "overlays"]
+    run(tmp_path / "scan.nii.gz", "-o", tmp_path / "a")
+    run(series, "-o", tmp_path / "b", *formats)
+    (one, affine, _), (two, there, _) = (read_nifti(tmp_path / n / "labels.nii.gz") for n in "ab")
+    assert np.array_equal(one, two[::-1, ::-1])
+    assert np.allclose(there @ [*(np.array(one.shape[:2]) - 1), 0, 1], affine @ [0, 0, 0, 1])
+    assert patient.label is not None
+    assert (overlap.average([overlap.dice(one.astype(np.uint8), patient.label)])["mean"] or 0) > 0.8
+    for key in KEYS:
+        mask, _, _ = read_nifti(tmp_path / "b" / "structures" / f"{key}.nii.gz")
+        assert np.array_equal(mask, two == ID[key])
+        volume = trimesh.load(tmp_path / "b" / "meshes" / f"{key}.stl").volume / 1000
+        assert volume == pytest.approx((one == ID[key]).sum() * patient.voxel_ml, rel=0.1)
+    seg = highdicom.seg.segread(tmp_path / "b" / "segmentation.dcm")
+    planes = seg.get_volume(combine_segments=True, rescale_fractional=False).match_geometry(
+        highdicom.volume.Volume(two.transpose(2, 1, 0), lps(there), "PATIENT"))  # fmt: skip
+    assert np.array_equal(planes.array, two.transpose(2, 1, 0))
+    assert "Doe" not in str(seg.PatientName)
+    described = json.loads((tmp_path / "b" / "segmentation.json").read_text())
+    assert set(described["structures"]) == set(KEYS)
+    assert all(0.5 < v <= 1 for v in described["structures"].values())
+    assert len(list((tmp_path / "b" / "overlays").iterdir())) == 2
+    assert (tmp_path / "b" / "heart.glb").stat().st_size > 10_000
+
+
+def lps(affine: Any) -> Any:
+    """RAS affine [column, row, slice] as highdicom's LPS affine [slice, row, column]."""
+    turned = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    return turned[:, [2, 1, 0, 3]]
+
+
+def test_a_dicom_segmentation_of_a_nifti_file_is_refused(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scans = write_scans(tmp_path, ("a.nii.gz",))
+    with pytest.raises(SystemExit):
+        run(scans / "a.nii.gz", "-o", tmp_path / "out", "--model", model, "--format", "dicom-seg")
+    error = capsys.readouterr().err
+    assert "must refer to the images of a DICOM series" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
