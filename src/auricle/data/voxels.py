@@ -12,6 +12,7 @@ from typing import IO, Any, Literal, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from auricle.core.arrays import in_memory_order, slabs
 from auricle.core.errors import InputError
 from auricle.data.geometry import Shape
 
@@ -122,22 +123,22 @@ def skip_bytes(stream: Stream, count: int, path: Path) -> None:
 
 
 def scaled(raw: NDArray[Any], slope: float, shift: float, path: Path) -> NDArray[Any]:
-    """``raw * slope + shift`` in C order and this machine's byte order; integers stay integers where both factors are whole.
+    """``raw * slope + shift`` in this machine's byte order and the memory order of `raw`; integers stay integers where both factors are whole.
 
     Raises:
         InputError: a voxel is not a finite number, before or after.
     """
     if not np.issubdtype(raw.dtype, np.integer):
-        bad = sum(part.size - int(np.count_nonzero(np.isfinite(part))) for part in raw)
+        bad = sum(part.size - int(np.count_nonzero(np.isfinite(part))) for part in slabs(raw))
         if bad:
             raise InputError(f"{path}: {bad} of {raw.size} voxels are not finite numbers (NaN or Inf)")
-    native = np.ascontiguousarray(raw, dtype=raw.dtype.newbyteorder("="))
+    native = raw.astype(raw.dtype.newbyteorder("="), copy=False)
     if slope == 1 and shift == 0:
         return native
     kind = _whole_type(native, slope, shift)
-    out = np.empty(native.shape, np.float32 if kind is None else kind)
+    out = np.empty_like(native, np.float32 if kind is None else kind)
     # Part by part: a float64 or int64 copy of a whole CT would take gigabytes.
-    for part, target in zip(native, out, strict=True):
+    for part, target in zip(in_memory_order(native), in_memory_order(out), strict=True):
         if kind is None:
             target[...] = part * np.float64(slope) + shift
             if not np.isfinite(target).all():
