@@ -70,8 +70,8 @@ def label_values(values: NDArray[Any], name: str) -> list[int]:
     if _is_small(values):
         counts = np.zeros(SMALL, np.int64)
         for part in slabs(values):
-            found_here = count_values(part.astype(np.uint16, copy=False))
-            counts[: len(found_here)] += found_here
+            counted = count_values(part if part.dtype == np.uint8 else part.astype(np.uint16))
+            counts[: len(counted)] += counted
         return [int(v) for v in np.flatnonzero(counts)]
     # Among neighbors most values repeat, so that few are left to sort.
     found = {v for part in in_memory_order(values) for v in _unique(part).tolist()}
