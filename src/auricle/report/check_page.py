@@ -61,7 +61,7 @@ def show(result: Result) -> None:
 def summary(result: Result) -> list[str]:
     """The result in a few short lines."""
     s, needs = result["summary"], result["needs"]
-    lines = [f"{s['cases']} cases, {s['labeled']} labeled, {s['patients']} patients: "
+    lines = [f"{_counted(s['cases'], 'case')}, {s['labeled']} labeled, {_counted(s['patients'], 'patient')}: "
              f"{s['refused']} refused, {s['notice']} with notices, {s['clean']} clean; {s['bytes'] / 2**30:.2f} GiB on disk"]  # fmt: skip
     seen = [c for c in result["cases"] if c["structures"] is not None]
     if seen:
@@ -129,6 +129,10 @@ def _lines(result: Result) -> Iterator[tuple[str, str]]:
         yield from (("notice", t) for t in texts[:MOST_LINES])
         if len(texts) > MOST_LINES:
             yield "notice", f".. and {len(texts) - MOST_LINES} more of this kind ({code})"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _line(name: str, text: str) -> str:
