@@ -122,7 +122,7 @@ the start of the program is not (imports, and the estimate of what a recipe need
 
 {table(["what", "seconds a case", "cases a second", f"seconds, {COHORT} cases"], rows)}
 
-The check of every voxel takes {by_gzip:.2f} times as long as decompression by Python's gzip, which it reads with, and {by_zlib:.2f} times
+The check of every voxel takes {by_gzip:.2f} times as long as decompression by Python's gzip and {by_zlib:.2f} times
 as long as decompression by zlib itself. Peak memory of the process: {peak_mib() / 1024:.2f} GiB."""
 
 

@@ -1,6 +1,7 @@
 """`auricle check`: every fault is found where it is planted and nowhere else; what was checked is not read again."""
 
 import csv
+import fcntl
 import gzip
 import io
 import json
@@ -19,7 +20,6 @@ from auricle import recipes
 from auricle.core.anatomy import ID, KEYS
 from auricle.core.case import Case
 from auricle.core.errors import InputError
-from auricle.core.runs import Run
 from auricle.data.cohort import FolderData
 from auricle.data.folder import PairPath, find_pairs, read_pair
 from auricle.data.nifti import write_nifti
@@ -245,7 +245,7 @@ def test_a_wrong_checksum_is_refused(cohort: Path) -> None:
     content[-8] ^= 1
     path.write_bytes(bytes(content))
     (problem,) = found(run(cohort))
-    assert "CRC" in problem["text"]
+    assert "the compressed data are damaged or cut off" in problem["text"]
 
 
 # Faults of a cohort.
@@ -424,13 +424,15 @@ def test_other_settings_and_other_folders_are_refused(clean: Path, checked: Path
         run(clean, out / "check.json")
 
 
-def test_one_check_at_a_time(clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = Run(tmp_path / "out", "check", {}, {})
-    other.begin()
-    monkeypatch.setattr("auricle.core.runs._held", set())
-    with pytest.raises(InputError, match="in use by another process"):
-        run(clean, tmp_path / "out")
-    other.release()
+def test_one_check_at_a_time(clean: Path, checked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = Path(shutil.copytree(checked, tmp_path / "out"))
+    with (out / "lock").open("w", encoding="utf-8") as lock:
+        print(77, file=lock, flush=True)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for overwrite in (False, True):
+            with pytest.raises(InputError, match="in use by process 77"):
+                run(clean, out, overwrite=overwrite)
+    assert run(clean, out, overwrite=True)["summary"]["clean"] == 5
 
 
 def test_one_volume_at_a_time(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:

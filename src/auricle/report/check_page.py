@@ -97,7 +97,7 @@ def _cells(case: Result, result: Result) -> list[RenderableType]:
     level, hu = case["verdict"], case["hu"]
     count = len(_findings(case, result))
     return [
-        case["id"] if len(case["id"]) <= 28 else f"..{case['id'][-26:]}",
+        Text(case["id"] if len(case["id"]) <= 28 else f"..{case['id'][-26:]}"),
         Text(f"{level} {count}" if count else level, STYLE[level]),
         _times(case["shape"], "{}"), _times(case["spacing_mm"], "{:.3g}"), case["axes"] or "",
         "" if hu is None else f"{hu['low']:.0f}..{hu['high']:.0f}", _labels(case),
@@ -157,12 +157,12 @@ def _sheet(cases: Sequence[Result], result: Result, out: Path, number: str) -> F
         level = case["verdict"]
         page[top : top + TILE + caption, left : left + 2 * TILE] = BORDER[level]
         page[top + caption - 2 : top + TILE + caption - 2, left + 2 : left + 2 * TILE - 2] = _pictures(case, out)[:, 2:-2]
-        ax.text(left + 5, top + 4, case["id"][-44:], color="white", fontsize=7, va="top", weight="bold")
+        ax.text(left + 5, top + 4, case["id"][-44:], color="white", fontsize=7, va="top", weight="bold", parse_math=False)
         size = f"{_times(case['shape'], '{}')} of {_times(case['spacing_mm'], '{:.3g}')} mm {case['axes']}" if case["shape"] else ""
         first = next((f["text"] for f in _findings(case, result) if f["severity"] == level), size)
         for name in (case["image"], case["label"], case["id"]):
             first = first.removeprefix(f"{name}: ")
-        ax.text(left + 5, top + 16, _short(first), color="white", fontsize=6, va="top")
+        ax.text(left + 5, top + 16, _short(first), color="white", fontsize=6, va="top", parse_math=False)
     ax.imshow(page, extent=(0, page.shape[1], page.shape[0], 0), interpolation="nearest", aspect="auto")
     ax.set_axis_off()
     ax.text(6, 8, f"Contact sheet {number}: axial, coronal; patient's right on the left", fontsize=9, va="top")

@@ -131,8 +131,6 @@ def _begin(config: CheckConfig, out: Path) -> Run:
     if out.exists():
         if not out.is_dir():
             raise InputError(f"{out} is not a folder")
-        if held_elsewhere(out):
-            raise Busy(f"{out} is in use by another process")
         before = _before(out)
         if before is None and any(out.iterdir()):
             raise InputError(f"{out} holds other things than a check: choose a new or empty --out")
@@ -140,6 +138,8 @@ def _begin(config: CheckConfig, out: Path) -> Run:
         if changes and not config.overwrite:
             raise InputError(f"{out} holds a check of other data or settings ({'; '.join(changes[:4])}): choose another --out or give --overwrite")
         if before is not None and config.overwrite:
+            if held_elsewhere(out):
+                raise Busy(f"{out} is in use by process {(out / 'lock').read_text(encoding='utf-8').strip()}")
             _clear(out)
     this.begin()
     # What is renewed must not be taken for the result of this check if it is broken off.

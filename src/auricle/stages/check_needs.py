@@ -10,8 +10,8 @@ from auricle.stages.needs import PAIR_BYTES
 from auricle.stages.plan import plan
 from auricle.training.cost import resident_bytes
 
-PREPARE_BYTES = 12
-"""A voxel of the scan while its case is brought to the model grid, int16 HU and uint8 labels (measured: 10 to 12)."""
+PREPARE_BYTES = 8
+"""A voxel of the scan while its case is brought to the model grid, int16 HU and uint8 labels (measured: 6.7)."""
 
 
 def needs(steps: Sequence[tuple[str, Any]], records: Sequence[Record]) -> dict[str, Any]:
