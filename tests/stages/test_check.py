@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from auricle import recipes
-from auricle.core.anatomy import ID, KEYS
+from auricle.core.anatomy import ID, KEYS, STRUCTURES
 from auricle.core.case import Case
 from auricle.core.errors import InputError
 from auricle.data.cohort import FolderData
@@ -223,6 +223,18 @@ def test_several_problems_of_one_case_are_all_listed(clean: Path, tmp_path: Path
     both = one(tmp_path / "b", clean, lambda i, l, a: (i + 1024, l + 20, a))
     assert [code for code, _ in told(both, "refused")] == ["file", "label"]
     assert told(one(tmp_path / "c", clean, lambda i, l, a: (i + 1024, l, a), not_hu=True), "refused") == []
+
+
+def test_the_check_and_the_readers_agree_on_what_is_one_grid(clean: Path, tmp_path: Path) -> None:
+    """A tenth of a voxel is the limit of both."""
+    for number, (factor, fits) in enumerate(((1.0005, True), (1.0015, False))):
+        folder = tmp_path / str(number)
+        refused = told(one(folder, clean, lambda i, l, a, factor=factor: (i, l, scaled(factor))), "refused")  # type: ignore[misc]
+        assert (refused == []) == fits
+        try:
+            read_pair(find_pairs(folder)[0])
+        except InputError:
+            assert not fits
 
 
 def test_damaged_files_are_told_both(clean: Path, cohort: Path) -> None:
@@ -451,7 +463,29 @@ def test_one_volume_at_a_time(clean: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(alive) == 10
 
 
-# Headers alone, and one scan.
+# Headers alone, one scan, and other layouts.
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_mask_for_each_structure(clean: Path, tmp_path: Path, quick: bool) -> None:
+    case, _ = read_pair(find_pairs(clean)[0])
+    assert case.label is not None
+    write_nifti(tmp_path / "s1/ct.nii.gz", case.image, case.affine, dtype=np.int16)
+    for s in STRUCTURES:
+        mask = tmp_path / "s1/segmentations" / f"{s.name.replace(' ', '_')}.nii.gz"
+        write_nifti(mask, (case.label == s.id).astype(np.uint8), case.affine, dtype=np.uint8)
+    result = run(tmp_path, quick=quick)
+    assert (result["summary"]["refused"], result["cases"][0]["findings"]) == (0, [])
+    assert quick or result["cases"][0]["missing"] == []
+    write_nifti(mask, (case.label == s.id)[1:].astype(np.uint8), case.affine, dtype=np.uint8)
+    (problem,) = run(tmp_path, quick=quick)["cases"][0]["findings"]
+    assert (problem["code"], "shape 71 x 72 x 72 and 72 x 72 x 72" in problem["text"]) == ("grid", True)
+
+
+def test_a_table_of_paths(clean: Path, tmp_path: Path) -> None:
+    table = tmp_path / "cohort.csv"
+    table.write_text("image,label\n" + "".join(f"{p.image},{p.label}\n" for p in find_pairs(clean)), encoding="utf-8")
+    assert [c["verdict"] for c in run(table, quick=True)["cases"]] == ["clean"] * 5
 
 
 def test_quick_reads_no_voxels(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:

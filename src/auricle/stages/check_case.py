@@ -134,10 +134,12 @@ def _headers(job: Job, found: list[Finding]) -> list[Grid]:
 
 
 def _apart(path: Path, scan: Path, label: Grid, image: Grid) -> list[str]:
-    """Everything in which the label map's grid differs from its scan's, in one line."""
+    """Everything in which the label map's grid differs from its scan's, in one line; none where the readers take it for the same."""
     (other_shape, other), (shape, affine) = label, image
+    if shape == other_shape and apart(affine, other, shape) <= 0.1 * np.linalg.norm(affine[:3, :3], axis=0).min():
+        return []
     what = []
-    if tuple(shape) != tuple(other_shape):
+    if shape != other_shape:
         what.append(f"shape {_times(other_shape)} and {_times(shape)}")
     sizes, other_sizes = (np.linalg.norm(a[:3, :3], axis=0) for a in (affine, other))
     if not np.allclose(sizes, other_sizes, rtol=1e-3):
@@ -148,9 +150,7 @@ def _apart(path: Path, scan: Path, label: Grid, image: Grid) -> list[str]:
     gap = float(np.linalg.norm(affine[:3, 3] - other[:3, 3]))
     if gap > 0.1 * sizes.min():
         what.append(f"origin, {gap:.3g} mm apart")
-    if not what and apart(affine, other, tuple(shape)) > 0.1 * sizes.min():
-        what.append("place of the far corner")
-    return [f"{path}: differs from its scan {scan} in {'; '.join(what)}"] if what else []
+    return [f"{path}: differs from its scan {scan} in {'; '.join(what) or 'the place of its far corner'}"]
 
 
 def _read(job: Job, found: list[Finding]) -> Case | None:
