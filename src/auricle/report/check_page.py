@@ -136,7 +136,8 @@ def _counted(number: int, what: str) -> str:
 
 
 def _line(name: str, text: str) -> str:
-    return f"{name}: {text}" if name else text
+    """The text under its case's name, unless it begins with it, as the path of a file does."""
+    return f"{name}: {text}" if name not in text.partition(":")[0] else text
 
 
 def _times(values: Sequence[float] | None, style: str) -> str:
@@ -171,7 +172,7 @@ def _sheet(cases: Sequence[Result], result: Result, out: Path, number: str) -> F
     return figure
 
 
-def _short(text: str, most: int = 74) -> str:
+def _short(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 2]}.."
 
 

@@ -112,8 +112,8 @@ def _pairs(config: CheckConfig) -> tuple[list[PairPath], bool]:
         return [PairPath(scan_name(data), data, None)], True
     try:
         return find_pairs(data, label_map=None if config.label_map is None else parse_label_map(config.label_map)), False
-    except InputError:
-        if data.is_dir() and _holds_dicom(data):
+    except InputError as error:
+        if "no scans found" in str(error) and _holds_dicom(data):
             return [PairPath(scan_name(data), data, None)], True
         raise
 
