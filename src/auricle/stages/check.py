@@ -5,7 +5,6 @@ A case is checked again when one of its files, or what was asked, has changed.
 """
 
 import csv
-import glob
 import io
 import os
 import shutil
@@ -221,10 +220,6 @@ def _stamp(path: Path) -> list[Any]:
 def _files(pair: PairPath) -> Iterator[Path]:
     """Every file that a case is read from."""
     yield from pair.files
-    for path in (pair.image, pair.label):
-        if path is not None and path.suffix in (".nhdr", ".mhd"):
-            # The voxels lie in another file of that name.
-            yield from sorted(p for p in path.parent.glob(f"{glob.escape(path.stem)}.*") if p != path)
     if ending(pair.image) is None and pair.image.is_file() and is_dicom(pair.image):
         # One file stands for its series.
         yield from sorted(p for p in pair.image.parent.iterdir() if p != pair.image)
