@@ -20,7 +20,8 @@ import pytest
 from auricle.core.errors import InputError
 from auricle.data import archive
 from auricle.data.cohort import FolderCohort, FolderData
-from auricle.data.folder import PairPath, check_duplicates, content_hash, find_pairs, read_pair
+from auricle.data.fingerprint import content_hash
+from auricle.data.folder import PairPath, check_duplicates, find_pairs, read_pair
 from auricle.data.labels import read_label
 from auricle.data.preprocess import orient
 from auricle.data.reading import read_scan

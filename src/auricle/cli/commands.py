@@ -12,6 +12,7 @@ import tyro
 
 from auricle import __version__, recipes
 from auricle.cli.options import (
+    CheckOptions,
     ExportOptions,
     MeasureOptions,
     Out,
@@ -27,6 +28,7 @@ from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
 from auricle.core.machine import describe_machine, peak_gib
 from auricle.data.cohort import FolderData
+from auricle.report import check_page
 from auricle.report.assessment import write_assessment
 from auricle.report.page import write_report
 from auricle.report.study_page import write_study
@@ -34,6 +36,7 @@ from auricle.stages import (
     assess,
     autoencoder,
     batch,
+    check,
     cohort,
     diffusion,
     evaluate,
@@ -49,6 +52,7 @@ from auricle.stages import (
 )
 from auricle.stages.autoencoder import AutoencoderStage
 from auricle.stages.batch import BatchStage
+from auricle.stages.check import CheckConfig
 from auricle.stages.cohort import CohortConfig
 from auricle.stages.diffusion import DiffusionStage
 from auricle.stages.evaluate import EvaluateStage
@@ -256,6 +260,28 @@ def assess_run(run: tyro.conf.Positional[Path], show: Shown, seed: int = 0) -> N
         print(page)
 
 
+def check_data(options: Annotated[CheckOptions, tyro.conf.arg(name="")], show: Shown) -> None:
+    """Check a cohort or one scan before anything is trained on it; exit status 2 where something is refused."""
+    _configure(show)
+    o = options
+    config = CheckConfig(o.data, o.label_map, o.assume_orientation, o.not_hu, o.quick, o.workers, o.overwrite)
+    try:
+        data = FolderData(o.data, "folder", o.label_map, o.assume_orientation, o.not_hu)
+        steps = recipes.steps(recipes.recipe(o.recipe), Path("runs") / o.recipe, data, 0, Hardware())
+    except InputError:
+        # One scan, or too few labeled cases to train on, has no needs; the check itself says what is wrong.
+        steps = []
+    result = check.run(config, o.out, [(s.name, s.config) for s in steps] or None)
+    sheets = [] if o.out is None else check_page.write_sheets(result, o.out)
+    if not show.json:
+        check_page.show(result)
+        for path in [] if o.out is None else [o.out / "check.json", o.out / "check.csv", *sheets]:
+            print(path)
+    progress.event("finished", **result["summary"], out=None if o.out is None else str(o.out))
+    if result["summary"]["refusals"]:
+        sys.exit(2)
+
+
 def plan_recipe(options: Annotated[PlanOptions, tyro.conf.arg(name="")], show: Shown) -> None:
     """Estimate memory and time of every stage of a recipe on this machine, before anything runs."""
     _configure(show)
@@ -279,6 +305,7 @@ def _configure(show: Show) -> None:
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run_all,
     "study": study_arms,
+    "check": check_data,
     "segment": segment_scans,
     "measure": measure_labels,
     "export": export_for_others,

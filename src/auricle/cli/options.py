@@ -198,6 +198,30 @@ class ExportOptions:
 
 
 @dataclass(frozen=True)
+class CheckOptions:
+    """Options of `auricle check`."""
+
+    data: tyro.conf.Positional[Path]
+    """Folder of a cohort or .csv of its paths, one scan, or the folder of a DICOM series."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """Folder for check.json, check.csv and contact sheets; the same command again reads only what has changed. Only the table where not given."""
+    label_map: str | None = None
+    """As in `auricle run`."""
+    assume_orientation: str | None = None
+    """As in `auricle run`."""
+    not_hu: bool = False
+    """As in `auricle run`."""
+    quick: bool = False
+    """Read headers alone: shape, place in space and file size."""
+    recipe: RecipeName = "demo"
+    """Recipe whose need of disk and memory on this cohort is told."""
+    workers: int = 0
+    """Processes that read; 0 takes one a core. Fewer need less memory."""
+    overwrite: bool = False
+    """Replace the check of other data or settings in --out, and read every case again."""
+
+
+@dataclass(frozen=True)
 class PlanOptions:
     """Options of `auricle plan`."""
 

@@ -11,7 +11,8 @@ from auricle.core.case import Case
 from auricle.core.config import digest
 from auricle.core.errors import InputError
 from auricle.core.seeds import numpy_generator
-from auricle.data.folder import PairPath, content_hash, find_pairs, read_pair
+from auricle.data.fingerprint import content_hash
+from auricle.data.folder import PairPath, find_pairs, read_pair
 from auricle.data.preprocess import ModelGrid, heart_center, orient, window
 from auricle.phantom import CONTRASTS, virtual_patient
 

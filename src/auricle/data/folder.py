@@ -1,6 +1,5 @@
 """Data sets of scans with label maps: list the pairs of a folder or table, and read one."""
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,14 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from auricle.core.anatomy import ID, STRUCTURES
+from auricle.core.anatomy import ID, LABEL_COUNT, STRUCTURES
+from auricle.core.arrays import count_values
 from auricle.core.case import Case
 from auricle.core.errors import InputError
 from auricle.data.geometry import apart, is_sheared
 from auricle.data.labels import label_values, read_label
 from auricle.data.layouts import PairPath as PairPath
 from auricle.data.layouts import layout_of, mask_files, table_pairs, with_table
-from auricle.data.preprocess import label_to_grid, orient
+from auricle.data.preprocess import label_to_grid
 from auricle.data.reading import read_scan, straightened
 from auricle.data.volume_files import read_volume
 
@@ -73,15 +73,6 @@ def read_pair(pair: PairPath, *, assume_orientation: str | None = None, not_hu: 
     return replace(upright, label=None if label is None else label_to_grid(label, case.affine, upright.affine, (x, y, z))), notices
 
 
-def content_hash(case: Case) -> str:
-    """SHA-256 of the image's shape and voxels (whole HU, in RAS+ order): the same scan under any name or axis order."""
-    image = orient(replace(case, label=None)).image
-    digest = hashlib.sha256(repr(image.shape).encode())
-    for part in image:
-        digest.update(np.rint(part).astype("<i2").tobytes())
-    return digest.hexdigest()
-
-
 def check_duplicates(hashes: Mapping[str, str]) -> None:
     """Refuse (`InputError`) cases with the same content; `hashes` maps case id to `content_hash`."""
     first: dict[str, str] = {}
@@ -106,7 +97,7 @@ def _label(pair: PairPath, case: Case, assume: str | None) -> tuple[NDArray[np.u
 
 def _merged(folder: Path, case: Case, assume: str | None) -> tuple[NDArray[np.uint8], list[str]]:
     """One label map of the masks in a folder; where they overlap, the first of `OVERLAP_ORDER` wins."""
-    out = np.zeros(case.image.shape, np.uint8)
+    out = np.zeros(case.image.shape, np.uint8, order="F")
     masks, overlapping, notices = mask_files(folder), 0, []
     for key in OVERLAP_ORDER:
         for path in masks.get(key, []):
@@ -116,7 +107,7 @@ def _merged(folder: Path, case: Case, assume: str | None) -> tuple[NDArray[np.ui
             if present[0] < 0 or len(present) > 2 or (len(present) == 2 and present[0] != 0):
                 raise InputError(f"{path}: is not a mask: it holds the values {', '.join(map(str, present[:8]))}")
             notices += more
-            for part, target in zip(values, out, strict=True):
+            for part, target in zip(values.T, out.T, strict=True):  # x is fastest in most files
                 overlapping += int(np.count_nonzero((part > 0) & (target > 0) & (target != ID[key])))
                 target[(part > 0) & (target == 0)] = ID[key]
     if overlapping:
@@ -138,9 +129,7 @@ def _check_grid(path: Path, scan: Path, image: Case, shape: tuple[int, ...], aff
 
 def _absent(pair: PairPath, label: NDArray[np.uint8]) -> list[str]:
     """Notices on an empty label map or structures without voxels."""
-    there = np.zeros(len(STRUCTURES) + 1, bool)
-    for part in label:
-        there |= np.bincount(part.ravel(), minlength=len(there)) > 0
+    there = count_values(label, LABEL_COUNT) > 0
     missing = [s.key for s in STRUCTURES if not there[s.id]]
     if len(missing) == len(STRUCTURES):
         return [f"{pair.label}: the label map is empty"]

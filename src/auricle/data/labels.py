@@ -8,8 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auricle.core.anatomy import LABEL_COUNT
+from auricle.core.arrays import count_values, in_memory_order, slabs
 from auricle.core.errors import InputError
 from auricle.data.volume_files import read_volume
+
+SMALL = 2**16
+"""Values below this are counted, others are sorted."""
 
 
 def read_label(
@@ -42,17 +46,35 @@ def to_ids(values: NDArray[Any], name: str, label_map: Mapping[int, int] | None 
     beyond = sorted({v for v in table.values() if not 0 <= v < LABEL_COUNT})
     if beyond:
         raise InputError(f"--label-map: {_few(beyond)} are not structure ids 0..{LABEL_COUNT - 1}")
-    out = np.zeros(values.shape, np.uint8)
-    known, ids = np.array(present, values.dtype), np.array([table[v] for v in present], np.uint8)
-    for x in range(len(values)):
-        out[x] = ids[np.searchsorted(known, values[x])]
+    ids = [table[v] for v in present]
+    if values.dtype == np.uint8 and ids == present:
+        return values
+    out = np.empty_like(values, np.uint8)
+    if small := _is_small(values):
+        places = np.zeros(present[-1] + 1, np.uint8)
+        places[present] = ids
+    known, other = np.array(present, values.dtype), np.array(ids, np.uint8)
+    parts, targets = in_memory_order(values), in_memory_order(out)
+    for k in range(len(parts)):
+        targets[k] = places[parts[k]] if small else other[np.searchsorted(known, parts[k])]
     return out
+
+
+def _is_small(values: NDArray[Any]) -> bool:
+    """Whether a table with an entry for every value is small, too."""
+    return np.issubdtype(values.dtype, np.integer) and values.size > 0 and values.min() >= 0 and values.max() < SMALL
 
 
 def label_values(values: NDArray[Any], name: str) -> list[int]:
     """The different values, sorted; raises `InputError` where one is not whole. Works part by part: a sort of a whole scan takes gigabytes."""
+    if _is_small(values):
+        counts = np.zeros(SMALL, np.int64)
+        for part in slabs(values):
+            counted = count_values(part if part.dtype == np.uint8 else part.astype(np.uint16))
+            counts[: len(counted)] += counted
+        return [int(v) for v in np.flatnonzero(counts)]
     # Among neighbors most values repeat, so that few are left to sort.
-    found = {v for part in values for v in _unique(part).tolist()}
+    found = {v for part in in_memory_order(values) for v in _unique(part).tolist()}
     odd = sorted(v for v in found if v != int(v))
     if odd:
         raise InputError(f"{name}: labels are whole numbers, this file holds {_few(odd)}; was it interpolated?")

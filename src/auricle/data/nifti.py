@@ -13,9 +13,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from auricle.core.errors import InputError
 from auricle.core.files import atomic_path
-from auricle.data.geometry import choose_volume, is_sheared, volume_shape
+from auricle.data.geometry import Shape, choose_volume, is_sheared, volume_shape
 from auricle.data.nifti_header import header_affine, parse_header, sizes_of, voxel_type
-from auricle.data.voxels import check_claim, read_voxels, reading, scaled, skip_bytes
+from auricle.data.voxels import Gunzip, check_claim, read_voxels, reading, scaled, skip_bytes
 
 nib: Any = nibabel
 """nibabel has no type annotations."""
@@ -34,8 +34,8 @@ def read_nifti(
         volume_index: which volume of a 4D file to take, from 0.
 
     Returns:
-        Array [x, y, z] with the header's intensity scaling applied (integers stay integers where scaling allows),
-        the affine from voxel index to RAS+ mm, and notices for the log.
+        Array [x, y, z], x fastest in memory as in the file, with the header's intensity scaling applied (integers stay integers
+        where scaling allows), the affine from voxel index to RAS+ mm, and notices for the log.
 
     Raises:
         InputError: the file is damaged, or its header does not describe one finite 3D volume in space.
@@ -43,18 +43,37 @@ def read_nifti(
     path = Path(path)
     with reading(path), _open(path) as stream:
         header = parse_header(stream, path)
-        shape, count = volume_shape(sizes_of(header, path), path)
-        dtype = voxel_type(header, path)
-        index, notices = choose_volume(path, count, volume_index)
-        affine, more = header_affine(header, shape, path, assume_orientation)
-        start, offset = int(header["sizeof_hdr"]), float(header["vox_offset"])
-        if not start <= offset <= MAX_OFFSET:
-            raise InputError(f"{path}: the header places the voxels at an impossible offset ({offset})")
-        needed = int(offset) + math.prod(shape) * count * dtype.itemsize
-        check_claim(path, shape, count, needed, path.stat().st_size, "gzip" if path.name.endswith(".gz") else "raw")
-        skip_bytes(stream, int(offset) - start, path)
-        raw = read_voxels(stream, path, shape, dtype, count=count, index=index)
-        return scaled(raw, *_scaling(header, path), path), affine, notices + more
+        shape, count, affine, notices, _ = _described(header, path, assume_orientation, volume_index)
+        skip_bytes(stream, int(header["vox_offset"]) - int(header["sizeof_hdr"]), path)
+        raw = read_voxels(stream, path, shape, voxel_type(header, path), count=count, index=volume_index or 0)
+        return scaled(raw, *_scaling(header, path), path), affine, notices
+
+
+def read_grid(
+    path: Path, *, assume_orientation: str | None = None, volume_index: int | None = None
+) -> tuple[Shape, NDArray[np.float64], list[str]]:
+    """Shape, affine and notices as `read_nifti`, from the header and the file's size alone; raises `InputError` as it does for those.
+
+    The size that a gzip trailer states is compared with the header: a notice where they differ, since a file packed in several
+    parts states that of the last.
+    """
+    path = Path(path)
+    with reading(path), _open(path) as stream:
+        shape, _, affine, notices, size = _described(parse_header(stream, path), path, assume_orientation, volume_index)
+    trailer = gzip_trailer(path)
+    if trailer is not None and trailer[1] != size % 2**32:
+        notices.append(f"{path}: the size at its end does not fit its header; it is cut off, or packed in several parts: read it to the end")
+    return shape, affine, notices
+
+
+def gzip_trailer(path: Path) -> tuple[int, int] | None:
+    """Checksum (CRC-32) and size (modulo 2^32) of the content, from the last eight bytes of a .gz file (RFC 1952); None for other files."""
+    if not path.name.endswith(".gz"):
+        return None
+    with path.open("rb") as file:
+        file.seek(-8, 2)
+        end = file.read(8)
+    return int.from_bytes(end[:4], "little"), int.from_bytes(end[4:], "little")
 
 
 def write_nifti(path: Path, array: NDArray[Any], affine: NDArray[np.float64], *, dtype: DTypeLike) -> None:
@@ -107,9 +126,25 @@ def _open(path: Path) -> IO[bytes]:
         if zipped != path.name.endswith(".gz"):
             what, other = ("gzip-compressed", ".nii.gz") if zipped else ("not gzip-compressed", ".nii")
             raise InputError(f"{path}: is {what}, against its name; if it is a NIfTI file, rename it to end in {other}")
-        return cast("IO[bytes]", gzip.open(path, "rb")) if zipped else path.open("rb")
+        return cast("IO[bytes]", Gunzip(path.open("rb"))) if zipped else path.open("rb")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _described(
+    header: Any, path: Path, assume_orientation: str | None, volume_index: int | None
+) -> tuple[Shape, int, NDArray[np.float64], list[str], int]:
+    """Shape and number of volumes, affine, notices, and the bytes of the whole file, none of them more than the file can hold."""
+    shape, count = volume_shape(sizes_of(header, path), path)
+    dtype = voxel_type(header, path)
+    _, notices = choose_volume(path, count, volume_index)
+    affine, more = header_affine(header, shape, path, assume_orientation)
+    offset = float(header["vox_offset"])
+    if not int(header["sizeof_hdr"]) <= offset <= MAX_OFFSET:
+        raise InputError(f"{path}: the header places the voxels at an impossible offset ({offset})")
+    size = int(offset) + math.prod(shape) * count * dtype.itemsize
+    check_claim(path, shape, count, size, path.stat().st_size, "gzip" if path.name.endswith(".gz") else "raw")
+    return shape, count, affine, notices + more, size
 
 
 def _scaling(header: Any, path: Path) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from auricle.core.arrays import in_memory_order, slabs
 from auricle.core.case import Case
 from auricle.core.errors import InputError
 from auricle.data.archive import unpacked
@@ -115,16 +116,27 @@ def clean_hu(image: NDArray[Any], name: str, *, not_hu: bool = False) -> tuple[N
         if not not_hu:
             raise InputError(f"{message}; if they are meant, give --not-hu")
         notices.append(f"{message}; taken as they are, as you asked")
-    clipped = sum(int(np.count_nonzero(part > MAX_HU)) for part in image)
-    whole = np.issubdtype(image.dtype, np.integer) or all(_whole(part) for part in image)
-    out = np.empty(image.shape, np.int16 if whole else np.float32)
-    for part, target in zip(image, out, strict=True):
-        target[...] = np.clip(part, AIR_HU, MAX_HU)
+    if image.dtype == np.int16:
+        # Most scans: nothing to convert, and nothing to copy where nothing is padded.
+        clean, clipped = (np.maximum(image, np.int16(AIR_HU)) if padded else image), 0
+    else:
+        clean, clipped = _converted(image)
     if padded:
         notices.append(f"{name}: {padded} voxels below {AIR_HU} HU lie outside the field of view; set to {AIR_HU}")
     if clipped:
         notices.append(f"{name}: {clipped} voxels above {MAX_HU} HU clipped")
-    return out, notices
+    return clean, notices
+
+
+def _converted(image: NDArray[Any]) -> tuple[NDArray[Any], int]:
+    """Values from -1024 to `MAX_HU`, as int16 where all are whole, and the number of those above it."""
+    parts = in_memory_order(image)
+    clipped = sum(int(np.count_nonzero(part > MAX_HU)) for part in parts)
+    whole = np.issubdtype(image.dtype, np.integer) or all(_whole(part) for part in parts)
+    out = np.empty_like(image, np.int16 if whole else np.float32)
+    for part, target in zip(parts, in_memory_order(out), strict=True):
+        target[...] = np.clip(part, AIR_HU, MAX_HU)
+    return out, clipped
 
 
 def _whole(part: NDArray[Any]) -> bool:
@@ -135,9 +147,13 @@ def _whole(part: NDArray[Any]) -> bool:
 def _range(image: NDArray[Any]) -> tuple[float, float, int]:
     """Least and largest value inside the field of view, and the number of voxels outside it."""
     low, high, padded = np.inf, -np.inf, 0
-    for part in image:
-        inside = part[part >= AIR_HU]
-        padded += part.size - inside.size
-        if inside.size:
-            low, high = min(low, float(inside.min())), max(high, float(inside.max()))
+    for part in slabs(image):
+        least = part.min()
+        if least < AIR_HU:
+            inside = part[part >= AIR_HU]
+            padded += part.size - inside.size
+            if not inside.size:
+                continue
+            least, part = inside.min(), inside
+        low, high = min(low, float(least)), max(high, float(part.max()))
     return (low, high, padded) if low <= high else (float(image.min()), float(image.max()), padded)

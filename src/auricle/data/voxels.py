@@ -1,7 +1,6 @@
 """From the bytes of a file to voxels: nothing is taken that the file does not hold, and every checksum is verified."""
 
 import bz2
-import gzip
 import math
 import zlib
 from collections.abc import Iterator
@@ -12,12 +11,13 @@ from typing import IO, Any, Literal, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from auricle.core.arrays import in_memory_order, slabs
 from auricle.core.errors import InputError
 from auricle.data.geometry import Shape
 
 Encoding = Literal["raw", "gzip", "zlib", "bzip2"]
-CHUNK = 2**22
-"""Bytes read at once."""
+CHUNK = 2**17
+"""Bytes read at once: few enough to stay in the cache until they are copied."""
 MAX_EXPANSION: dict[str, int] = {"raw": 1, "gzip": 1032, "zlib": 1032, "bzip2": 2**17}
 """No deflate stream expands further than 1032 times (zlib technical notes), so a small file cannot hold a large volume; bzip2 packs
 runs of one byte far tighter."""
@@ -48,10 +48,50 @@ class _Inflating:
         return b""
 
 
+class Gunzip:
+    """Decompressed bytes of a gzip file of one or more members, as `gzip.GzipFile` reads them, in a tenth less time.
+
+    `read` returns fewer bytes than asked for at the end alone. zlib verifies checksum and size of every member.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._zip, self._packed = file, zlib.decompressobj(wbits=31), b""
+
+    def __enter__(self) -> "Gunzip":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, size: int, /) -> bytes:
+        parts: list[bytes] = []
+        while size > 0 and (part := self._some(size)):
+            parts.append(part)
+            size -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _some(self, size: int) -> bytes:
+        """At least one byte, none at the end."""
+        while True:
+            if self._zip.eof:
+                # Zeros may pad the end (gzip's manual); anything else is another member.
+                rest = (self._packed or self._file.read(2**18)).lstrip(b"\0")
+                if not rest and not (rest := self._file.read(2**18).lstrip(b"\0")):
+                    return b""
+                self._zip, self._packed = zlib.decompressobj(wbits=31), rest
+            packed = self._packed or self._file.read(2**18)
+            if not packed:
+                raise EOFError("the stream ends early")
+            out = self._zip.decompress(packed, size)
+            self._packed = self._zip.unused_data if self._zip.eof else self._zip.unconsumed_tail
+            if out:
+                return out
+
+
 def unpacking(file: IO[bytes], encoding: Encoding) -> Stream:
     """The decompressed bytes of `file` from where it stands."""
     if encoding == "gzip":
-        return cast(Stream, gzip.GzipFile(fileobj=file))
+        return Gunzip(file)
     if encoding == "bzip2":
         return cast(Stream, bz2.BZ2File(file))
     return _Inflating(file) if encoding == "zlib" else file
@@ -122,22 +162,22 @@ def skip_bytes(stream: Stream, count: int, path: Path) -> None:
 
 
 def scaled(raw: NDArray[Any], slope: float, shift: float, path: Path) -> NDArray[Any]:
-    """``raw * slope + shift`` in C order and this machine's byte order; integers stay integers where both factors are whole.
+    """``raw * slope + shift`` in this machine's byte order and the memory order of `raw`; integers stay integers where both factors are whole.
 
     Raises:
         InputError: a voxel is not a finite number, before or after.
     """
     if not np.issubdtype(raw.dtype, np.integer):
-        bad = sum(part.size - int(np.count_nonzero(np.isfinite(part))) for part in raw)
+        bad = sum(part.size - int(np.count_nonzero(np.isfinite(part))) for part in slabs(raw))
         if bad:
             raise InputError(f"{path}: {bad} of {raw.size} voxels are not finite numbers (NaN or Inf)")
-    native = np.ascontiguousarray(raw, dtype=raw.dtype.newbyteorder("="))
+    native = raw.astype(raw.dtype.newbyteorder("="), copy=False)
     if slope == 1 and shift == 0:
         return native
     kind = _whole_type(native, slope, shift)
-    out = np.empty(native.shape, np.float32 if kind is None else kind)
+    out = np.empty_like(native, np.float32 if kind is None else kind)
     # Part by part: a float64 or int64 copy of a whole CT would take gigabytes.
-    for part, target in zip(native, out, strict=True):
+    for part, target in zip(in_memory_order(native), in_memory_order(out), strict=True):
         if kind is None:
             target[...] = part * np.float64(slope) + shift
             if not np.isfinite(target).all():
