@@ -88,7 +88,7 @@ def main() -> None:
     text = (
         "## Fast and default\n\nVirtual patients that the segmenter never saw; one thread. A view is one pass of the network over its window. "
         f"Dice against the true labels, and of the fast mode's labels against the default's.\n\n{modes(o.patients)}\n\n"
-        f"## Large scans\n\nThe whole command, reading and writing included. Reading sets the peak of the larger one.\n\n{memory()}"
+        f"## Large scans\n\nThe whole command, reading and writing included.\n\n{memory()}"
     )
     command = f"python -m benchmarks.segment_modes --patients {o.patients}"
     publish(text, out=o.out, name="segment-modes", title="Fast mode and memory of `auricle segment`", command=command)
