@@ -123,7 +123,7 @@ class SegmentOptions:
     model: Path | None = None
     """Folder of a fine-tuned segmenter, or of a whole run (its arm `ours` is taken); the one that ships with auricle otherwise."""
     fast: bool = False
-    """Search the heart with coarse voxels and look closely at it alone: 30 to 70% of the time; vessels far from the heart lose most."""
+    """Search the heart with coarse voxels and look closely at it alone: faster where the scan is wide; vessels far from the heart lose most."""
     mirror: bool = False
     """Average over mirror images too, for a model that was trained on them: four times the time."""
     keep_patient: bool = False

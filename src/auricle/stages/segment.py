@@ -61,7 +61,7 @@ class Options:
     formats: tuple[LabelFormat, ...] = ("nifti",)
     """nifti (one label map), nifti-structures (a mask each), dicom-seg (DICOM series alone), stl, glb (meshes), overlays (PNGs of axial slices)."""
     fast: bool = False
-    """Search the heart with coarse voxels and look closely at it alone: 30 to 70% of the time; vessels far from the heart lose most."""
+    """Search the heart with coarse voxels and look closely at it alone: faster where the scan is wide; vessels far from the heart lose most."""
     mirror: bool = False
     """Average over mirror images too: four times the time, for a model that was trained on them."""
     keep_patient: bool = False
