@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
 from auricle.core.runs import Run
 from auricle.data import outputs
-from auricle.data.dicom import read_dicom
+from auricle.data.dicom import read_dicom, source_images
 from auricle.data.folder import find_pairs, read_pair
 from auricle.data.labels import read_label
 from auricle.data.nifti import read_nifti, write_nifti
@@ -192,7 +193,8 @@ def test_dicom_series_hold_the_generated_voxels(generated: Path, tmp_path: Path)
         seen |= {header.StudyInstanceUID, header.SeriesInstanceUID, header.PatientID}
     assert len(seen) == 6
     again = send(generated, tmp_path / "again", format="dicom")
-    assert everything(out) == everything(again)
+    # Segmentations hold the time at which they were made.
+    assert everything(out / "images") == everything(again / "images")
 
 
 def test_other_images_of_the_same_name_get_other_uids(generated: Path, tmp_path: Path) -> None:
@@ -221,6 +223,23 @@ def test_a_fold_of_a_study_goes_out_like_a_cohort(tiny_cohort: Path, tmp_path: P
     out = send(tmp_path / "fold", tmp_path / "out")
     assert len(names(out / "images")) == 3 + len(cohort_pairs(tiny_cohort, "test"))
     assert read_json(out / "provenance.json")["synthetic"] is True
+
+
+def test_the_label_maps_of_dicom_series_are_segmentations_of_them(generated: Path, tmp_path: Path) -> None:
+    highdicom, pydicom = pytest.importorskip("highdicom"), pytest.importorskip("pydicom")
+    out = send(generated, tmp_path / "out", format="dicom")
+    for index, name in zip((0, 2), IDS, strict=True):
+        segmentation = highdicom.seg.segread(out / "labels" / f"{name}.dcm")
+        source = source_images(out / "images" / name)
+        headers = [pydicom.dcmread(s.path, stop_before_pixels=True) for s in source.slices]
+        assert (segmentation.StudyInstanceUID, segmentation.PatientID) == (headers[0].StudyInstanceUID, headers[0].PatientID)
+        assert segmentation.FrameOfReferenceUID == headers[0].FrameOfReferenceUID
+        read = segmentation.get_pixels_by_source_instance([h.SOPInstanceUID for h in headers], combine_segments=True, skip_overlap_checks=True,
+                                                          ignore_spatial_locations=True, assert_missing_frames_are_empty=True)  # fmt: skip
+        assert np.array_equal(read.transpose(2, 1, 0)[::-1, ::-1], pair(index)[1])
+        if shutil.which("dciodvfy"):
+            said = subprocess.run(["dciodvfy", out / "labels" / f"{name}.dcm"], capture_output=True, text=True, check=False).stderr
+            assert [line for line in said.splitlines() if line.startswith("Error")] == []
 
 
 def test_real_cases_are_not_called_synthetic_and_never_go_out_as_synthetic_dicom(tiny_cohort: Path, tmp_path: Path) -> None:

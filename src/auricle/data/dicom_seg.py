@@ -20,6 +20,7 @@ from auricle.core.anatomy import STRUCTURES, Structure
 from auricle.core.errors import InputError
 from auricle.data.dicom import SourceImages
 from auricle.data.dicom_files import reading_file
+from auricle.data.dicom_write import derived_uid
 from auricle.data.geometry import apart
 from auricle.data.nifti import saving
 from auricle.data.preprocess import label_to_grid
@@ -84,7 +85,8 @@ def write_dicom_seg(
     headers = [_identified(h, keep_patient, thickness) for h in headers]
     frames = np.ascontiguousarray(label.transpose(2, 1, 0)[order])
     # What is written follows from these alone, so a copy of the file is known as one.
-    uids = [_uid(headers[0].SeriesInstanceUID, algorithm.weights, hashlib.sha256(frames.tobytes()).hexdigest(), part) for part in "si"]
+    origin = (headers[0].SeriesInstanceUID, algorithm.weights, hashlib.sha256(frames.tobytes()).hexdigest())
+    uids = [derived_uid(*origin, part) for part in ("series", "instance")]
     with _highdicom() as highdicom:
         result = highdicom.seg.Segmentation(
             source_images=headers, pixel_array=frames, segmentation_type="BINARY",
@@ -152,12 +154,6 @@ def _described(highdicom: Any, s: Structure, algorithm: Algorithm) -> Any:
         ),
         display_color=highdicom.color.CIELabColor.from_rgb(*s.color),
     )  # fmt: skip
-
-
-def _uid(*parts: Any) -> str:
-    """A UID of the 2.25 kind (ITU-T X.667) from what it names."""
-    digest = hashlib.sha256("\n".join(map(str, parts)).encode()).digest()
-    return f"2.25.{int.from_bytes(digest[:16], 'big')}"
 
 
 def check_installed() -> None:

@@ -15,7 +15,8 @@ from auricle.core import progress
 from auricle.core.anatomy import ID, KEYS, LABEL_COUNT
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
-from auricle.data import nnunet
+from auricle.data import dicom_seg, nnunet
+from auricle.data.dicom import source_images
 from auricle.data.dicom_write import SyntheticSeries, write_synthetic_ct
 from auricle.data.nifti import saving, write_nifti
 from auricle.stages.pairs import Pairs, cohort_pairs, generated_pairs
@@ -139,15 +140,23 @@ def write_nnunet(source: Source, folder: Path, name: str) -> None:
 
 
 def write_dicom(source: Source, folder: Path) -> None:
-    """Write ``images/ID/`` (a CT series), ``labels/ID.nii.gz``, ``attributes.csv`` and ``provenance.json`` of synthetic pairs."""
+    """Write ``images/ID/`` (a CT series), ``labels/ID.dcm`` (a segmentation of it), ``attributes.csv`` and ``provenance.json`` of synthetic pairs."""
     assert source.synthetic, "every header will say that it is"
+    dicom_seg.check_installed()
+    models = source.provenance.get("model_sha256", {})
+    algorithm = dicom_seg.Algorithm("auricle generate", __version__, models.get("diffusion", "none"))
     rows = []
     for number, (row, image, label, affine) in enumerate(source, 1):
         sex = row.get("requested", row.get("attributes", {})).get("sex")
         # With the content in them, no UID ever stands for two images, whatever else the generator was asked.
         origin = f"{source.provenance.get('seed')} {hashlib.sha256(image.tobytes() + affine.tobytes()).hexdigest()}"
-        write_synthetic_ct(folder / "images" / row["id"], image, affine, SyntheticSeries(origin, row["id"], number, sex))
-        write_nifti(folder / "labels" / f"{row['id']}.nii.gz", label, affine, dtype=np.uint8)
+        series = folder / "images" / row["id"]
+        write_synthetic_ct(series, image, affine, SyntheticSeries(origin, row["id"], number, sex))
+        if label.any():
+            (folder / "labels").mkdir(exist_ok=True)
+            target = folder / "labels" / f"{row['id']}.dcm"
+            # The patient is nobody, and the segmentation belongs to the same study.
+            dicom_seg.write_dicom_seg(target, label, affine, source_images(series), algorithm, keep_patient=True)
         rows.append(_flat(row, label, affine))
     _write_facts(source, rows, folder)
 
