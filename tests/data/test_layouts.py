@@ -238,6 +238,7 @@ def test_the_names_of_a_table_default_to_those_of_the_scans(loose: Path) -> None
         ("image,label,phase\nmasks/m0.nii.gz,,70\n", "phase is '70'"),
         ("image,label,contrast\nmasks/m0.nii.gz,,late\n", "contrast is 'late'; it must be chase, mixed"),
         ("image,label,metal\nmasks/m0.nii.gz,,maybe\n", "metal is 'maybe'; it must be yes, no"),
+        ("image,label,metal\nmasks/m0.nii.gz,,no lead\n", "metal is 'no lead'; it must be yes, no"),
         ("image,label,id\nmasks/m0.nii.gz,,../x\n", "cannot be a file's name"),
     ],
 )
@@ -259,7 +260,7 @@ def test_a_table_that_is_no_text(loose: Path) -> None:
 def test_patients_csv_gives_attributes_too(tmp_path: Path) -> None:
     save(tmp_path / "images" / "x.nii.gz", image())
     save(tmp_path / "labels" / "x.nii.gz", label())
-    (tmp_path / "patients.csv").write_text("id,patient,sex,metal,age\nx,P7,female,pacemaker lead;coronary stent,61\n")
+    (tmp_path / "patients.csv").write_text("id,patient,sex,metal,age\nx,P7,female,pacemaker lead; coronary stent,61\n")
     case, _ = read_pair(find_pairs(tmp_path)[0])
     assert case.attributes == {"patient": "P7", "sex": "F", "metal": ["pacemaker lead", "coronary stent"]}
     (tmp_path / "patients.csv").write_text("id,patient\nx,P7\nx,P8\n")

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from auricle.core.anatomy import ID
 from auricle.core.errors import InputError
+from auricle.data.labels import read_label
 from auricle.data.volume_files import read_volume
 
 pytest.importorskip("nrrd")
@@ -187,3 +189,21 @@ def test_a_missing_pynrrd_is_named(tmp_path: Path, files: Any, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "nrrd", None)
     with pytest.raises(InputError, match="pip install pynrrd"):
         read_volume(tmp_path / "a.nrrd")
+
+
+def test_segments_of_3d_slicer_are_known_by_their_names(tmp_path: Path) -> None:
+    import nrrd
+
+    header: dict[str, Any] = {
+        "space": "left-posterior-superior", "space directions": np.eye(3), "space origin": np.zeros(3),
+        "Segment0_LabelValue": "1", "Segment0_Name": "left ventricle", "Segment1_LabelValue": "2", "Segment1_Name": "my tumor",
+    }  # fmt: skip
+    values = (np.arange(8).reshape(2, 2, 2) % 3).astype(np.uint8)
+    nrrd.write(str(tmp_path / "a.seg.nrrd"), values, header)
+    label, _, _ = read_label(tmp_path / "a.seg.nrrd")
+    assert np.array_equal(label, np.where(values == 1, ID["LV"], 0))
+    assert np.array_equal(read_label(tmp_path / "a.seg.nrrd", label_map={1: ID["RV"], 2: ID["RA"]})[0], np.choose(values, [0, ID["RV"], ID["RA"]]))
+    header["Segment0_Name"] = "Segment_1"
+    nrrd.write(str(tmp_path / "b.seg.nrrd"), values, header)
+    with pytest.raises(InputError, match="none of its segments"):
+        read_label(tmp_path / "b.seg.nrrd")

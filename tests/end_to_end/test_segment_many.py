@@ -206,7 +206,7 @@ def test_lists_and_names(tmp_path: Path) -> None:
     assert [s.path.parent.name for s in inside] == ["p1"]
     twice, many = batch.find_scans([tmp_path / "x" / "p1" / "ct.nii.gz"] * 2, None, None, tmp_path / "out")
     assert (len(twice), many) == (1, False)
-    for text, message in (("name\na\n", "needs a column scan"), ("scan,name\nx,../y\n", "cannot be the name"), ("scan\n", "lists no scans")):
+    for text, message in (("name\na\n", "needs the columns scan"), ("scan,name\nx,../y\n", "cannot be the name"), ("scan\n", "lists no scans")):
         (tmp_path / "bad.csv").write_text(text)
         with pytest.raises(InputError, match=message):
             batch.find_scans([], tmp_path / "bad.csv", None, tmp_path / "out")
@@ -275,3 +275,37 @@ def test_a_dicom_segmentation_of_a_nifti_file_is_refused(model: Path, tmp_path: 
     assert "must refer to the images of a DICOM series" in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_folders_that_hold_something_else_are_left_alone(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither --overwrite nor many scans replace what no segmentation wrote."""
+    scans = write_scans(tmp_path / "in", ("a.nii.gz", "b.nii.gz"))
+    mine = tmp_path / "mine"
+    (mine / "structures").mkdir(parents=True)
+    (mine / "structures" / "own.txt").write_text("keep")
+    (mine / "volumes.csv").write_text("keep")
+    for arguments in ([str(scans / "a.nii.gz"), "--overwrite"], [str(scans)], [str(scans), "--overwrite"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["segment", *arguments, "-o", str(mine), "--model", str(model), "--quiet"])
+        assert stop.value.code == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "choose another --out" in error
+    assert (mine / "structures" / "own.txt").read_text() == (mine / "volumes.csv").read_text() == "keep"
+    assert sorted(p.name for p in mine.iterdir()) == ["structures", "volumes.csv"]
+
+
+def test_what_another_process_wrote_meanwhile_is_kept(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scans, out = write_scans(tmp_path / "in", ("a.nii.gz",)), tmp_path / "out"
+    real = segment.segment
+
+    def slow(*args: Any, **kwargs: Any) -> segment.Segmentation:
+        out.mkdir()
+        (out / "theirs.txt").write_text("keep")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(segment, "segment", slow)
+    with pytest.raises(InputError, match="another process wrote it"):
+        segment.run(segment.SegmentStage(scans / "a.nii.gz", model), out)
+    assert [p.name for p in out.iterdir()] == ["theirs.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]

@@ -205,28 +205,34 @@ def test_a_study_in_parts_joins_to_the_whole(study: Path, tmp_path: Path, capsys
     first, second = tmp_path / "first", tmp_path / "second.csv"
     first.mkdir()
     # The parts overlap: what both hold counts once.
-    (first / "study.csv").write_text(head + "".join(lines[:100]))
-    second.write_text(head + "".join(lines[60:]))
+    (first / "study.csv").write_text(head + "".join(lines[:96]))
+    second.write_text(head + "".join(lines[72:]))
     cli.main(["report", str(first), str(second), "--out", str(tmp_path / "whole"), "--quiet"])
     assert (tmp_path / "whole" / "study.csv").read_bytes() == (study / "study.csv").read_bytes()
     assert Path(capsys.readouterr().out.strip()).exists()
 
 
-@pytest.mark.parametrize("change", ["value", "recipe", "out", "missing"])
+@pytest.mark.parametrize("change", ["value", "recipe", "cases", "out", "missing"])
 def test_parts_that_do_not_belong_together_are_refused_in_one_line(
     study: Path, tmp_path: Path, change: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (study / "study.csv").read_text()
-    line = text.splitlines()[5]
-    other = {"value": line[:-1] + "7", "recipe": line.replace("tiny", "large")}.get(change, line)
-    (tmp_path / "other.csv").write_text(text.splitlines()[0] + "\n" + other + "\n")
+    head, *lines = text.splitlines()
+    # The scores of one training; of other cases, with another value, under another recipe.
+    lines = lines[:24]
+    if change == "value":
+        lines[5] = lines[5][:-1] + "7"
+    elif change in ("recipe", "cases"):
+        lines = [line.replace(*(("tiny", "large") if change == "recipe" else ("virtual", "other"))) for line in lines]
+    (tmp_path / "other.csv").write_text("\n".join([head, *lines]) + "\n")
     second = "none.csv" if change == "missing" else "other.csv"
     out = [] if change == "out" else ["--out", str(tmp_path / "o")]
     with pytest.raises(SystemExit) as stop:
         cli.main(["report", str(study), str(tmp_path / second), *out])
     error = capsys.readouterr().err
     assert stop.value.code == 2
-    assert {"value": "differ in arm", "recipe": "different recipes", "out": "--out", "missing": "none.csv"}[change] in error
+    named = {"value": "differ in arm", "recipe": "different recipes", "cases": "different test cases", "out": "--out", "missing": "none.csv"}
+    assert named[change] in error
     assert error.count("\n") == 1
     assert not (tmp_path / "o").exists()
 

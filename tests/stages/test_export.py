@@ -334,7 +334,7 @@ def test_a_broken_export_leaves_the_earlier_one(
         ("generated", {"format": "onnx"}, "--format onnx is for segmenters"),
         ("generated", {"half": True}, "--half is for the weights of a bundle"),
         ("empty", {"format": "nifti"}, "holds neither generated pairs"),
-        ("empty", {}, "no fine-tuned segmenter"),
+        ("empty", {}, "holds neither a fine-tuned segmenter"),
         ("nowhere", {}, "no such folder"),
         (None, {"format": "dicom"}, "needs the folder of generated pairs"),
     ],

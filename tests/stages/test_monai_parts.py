@@ -97,7 +97,11 @@ def test_scans_are_the_files_and_folders_that_may_hold_one(scan: tuple[Path, Cas
     (folder / "series").mkdir()
     for name in (".hidden.nii.gz", "notes.txt"):
         (folder / name).write_text("")
-    assert scans(str(folder)) == [{"image": str(folder / "one.nii.gz")}, {"image": str(folder / "series")}]
+    for uid in ("1.2.840.1", "1.2.840.2"):
+        (folder / uid).mkdir()
+    wanted = ("1.2.840.1", "1.2.840.2", "one.nii.gz", "series")
+    # MONAI cuts a name at its last dot: results of both UIDs would share one without names of their own.
+    assert scans(str(folder)) == [{"image": str(folder / n), "name": n.removesuffix(".nii.gz")} for n in wanted]
     (tmp_path / "empty").mkdir()
     for wrong in ("empty", "nowhere"):
         with pytest.raises(InputError, match=f"--dataset_dir .*{wrong}: is not a folder with"):

@@ -184,7 +184,8 @@ def segment_scans(options: Annotated[SegmentOptions, tyro.conf.arg(name="")], sh
         entries = batch.run(BatchStage(scans, model, options.options(), options.overwrite), options.out)
         failed = [e.scan.name for e in entries if e.status == "failed"]
         if failed:
-            raise InputError(f"{len(failed)} of {len(entries)} scans failed ({_few(failed)}): {options.out / 'summary.json'} says why")
+            why = "see above" if len(failed) == len(entries) else f"{options.out / 'summary.json'} says why"
+            raise InputError(f"{len(failed)} of {len(entries)} scans failed ({_few(failed)}): {why}")
         progress.event("finished", out=str(options.out), scans=len(entries), skipped=sum(e.status == "skipped" for e in entries))
     if not show.json:
         print(options.out)
@@ -204,6 +205,8 @@ def measure_labels(options: Annotated[MeasureOptions, tyro.conf.arg(name="")], s
     """Measure label maps: volumes, surfaces, plausibility, and agreement with a reference."""
     _configure(show)
     results = measure.run(options.config(), options.out, overwrite=options.overwrite)
+    for r in results:
+        progress.event("measured", name=r.name, structures=r.rows, findings=r.findings, error=r.error)
     progress.event("finished", out=None if options.out is None else str(options.out), label_maps=len(results))
     if not show.json:
         print(measure.table(results))

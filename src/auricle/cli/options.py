@@ -165,6 +165,8 @@ class MeasureOptions:
     """The same of the references."""
     tolerance_mm: float = 2.0
     """Tolerance of the normalized surface Dice."""
+    assume_orientation: str | None = None
+    """Axis code such as RAS for files that state no orientation."""
     not_hu: bool = False
     """Accept scans whose values do not look like HU."""
     overwrite: bool = False
@@ -172,7 +174,9 @@ class MeasureOptions:
 
     def config(self) -> MeasureStage:
         """What is measured; raises `ValueError` for flags that do not fit."""
-        return MeasureStage(self.labels, self.image, self.reference, self.label_map, self.reference_map, self.tolerance_mm, self.not_hu)
+        return MeasureStage(
+            self.labels, self.image, self.reference, self.label_map, self.reference_map, self.tolerance_mm, self.assume_orientation, self.not_hu
+        )
 
 
 @dataclass(frozen=True)

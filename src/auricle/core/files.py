@@ -111,5 +111,5 @@ def read_json(source: Path) -> Any:
     """Read a JSON file; raises `ValueError` naming the file if it does not parse."""
     try:
         return json.loads(source.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{source} is not valid JSON: {error}") from None

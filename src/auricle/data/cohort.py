@@ -1,5 +1,6 @@
 """Where cases come from: virtual patients, or scans with label maps in a folder or listed in a table."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -13,6 +14,8 @@ from auricle.core.errors import InputError
 from auricle.core.seeds import numpy_generator
 from auricle.data.fingerprint import content_hash
 from auricle.data.folder import PairPath, find_pairs, read_pair
+from auricle.data.geometry import check_axis_code
+from auricle.data.label_names import dropped_labels
 from auricle.data.preprocess import ModelGrid, heart_center, orient, window
 from auricle.phantom import CONTRASTS, virtual_patient
 
@@ -55,6 +58,7 @@ class FolderData:
     def __post_init__(self) -> None:
         if self.label_map is not None:
             parse_label_map(self.label_map)
+        check_axis_code(self.assume_orientation)
 
 
 Data = VirtualData | FolderData
@@ -86,6 +90,8 @@ def parse_label_map(text: str) -> dict[int, int]:
         value, _, key = (p.strip() for p in part.partition("="))
         if not value.isdigit() or (key != "0" and key.upper() not in ID):
             raise ValueError(f"--label-map: {part!r} is not VALUE=STRUCTURE with a structure of {', '.join(ID)}, or 0 to drop the value")
+        if int(value) in result:
+            raise ValueError(f"--label-map: the value {int(value)} is given twice")
         result[int(value)] = 0 if key == "0" else ID[key.upper()]
     return result
 
@@ -129,21 +135,31 @@ class FolderCohort:
             raise InputError(f"{data.path}: {len(self._pairs)} cases with a label map; at least {LEAST_PATIENTS} are needed")
         left_out = len(found) - len(self._pairs)
         self.notices: tuple[str, ...] = (f"{data.path}: {left_out} scans without a label map are left out",) if left_out else ()
+        table = data.path / "dataset.json"
+        if data.label_map is None and table.is_file() and (dropped := dropped_labels(table)):
+            listed = ", ".join(dropped[:8]) + (f", .. ({len(dropped)} in all)" if len(dropped) > 8 else "")
+            self.notices += (f"{table}: no structure is named {listed}; their voxels become background. If one is, give --label-map",)
         self.ids = tuple(p.id for p in self._pairs)
         self.patients = tuple(p.patient or p.id for p in self._pairs)
 
     def fingerprint(self) -> str:
-        """Names, sizes and modification times: an edited file is read again."""
+        """Places, sizes and modification times of the files: an edited one is read again."""
         path = self._data.path
         files = [f for p in self._pairs for f in p.files]
         files += [path] if path.is_file() else [f for name in ("dataset.json", "patients.csv", "meta.csv") if (f := path / name).exists()]
-        return digest([_stamp(f) for f in files])
+        return digest([list(self.ids), [self._stamp(f) for f in files]])
 
     def source(self, index: int) -> str:
-        """Names, sizes and modification times of the pair's files, and what is known about it."""
+        """Places, sizes and modification times of the pair's files, and what is known about it."""
         pair = self._pairs[index]
         values = None if pair.label_map is None else sorted(pair.label_map.items())
-        return digest([[_stamp(f) for f in pair.files], pair.patient, dict(pair.attributes), values])
+        return digest([[self._stamp(f) for f in pair.files], pair.patient, dict(pair.attributes), values])
+
+    def _stamp(self, path: Path) -> list[Any]:
+        """Place below the data set, size and modification time of a file."""
+        facts = path.stat()
+        root = self._data.path if self._data.path.is_dir() else self._data.path.parent
+        return [os.path.relpath(path, root), facts.st_size, facts.st_mtime_ns]
 
     def load(self, index: int, grid: ModelGrid) -> tuple[Case, list[str]]:
         """Read pair `index`; raises `InputError` for a pair that cannot be used."""
@@ -159,11 +175,6 @@ class FolderCohort:
         if center is None:
             raise InputError(f"{pair.label}: nothing is labeled, so the heart cannot be found")
         return window(case, center, grid), notices
-
-
-def _stamp(path: Path) -> list[Any]:
-    facts = path.stat()
-    return [path.name, facts.st_size, facts.st_mtime_ns]
 
 
 def split_patients(patients: tuple[str, ...], shares: tuple[float, float, float], seed: int) -> list[Split]:

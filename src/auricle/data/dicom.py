@@ -177,7 +177,7 @@ def _pixels(slices: list[Slice]) -> tuple[NDArray[Any], list[str]]:
     """HU of every slice, padding set to -1024."""
     whole = all(s.slope.is_integer() and (math.isnan(s.intercept) or s.intercept.is_integer()) for s in slices)
     rows, columns = slices[0].shape
-    out = np.empty((columns, rows, len(slices)), np.int16 if whole else np.float32)
+    out = np.empty((columns, rows, len(slices)), np.int16 if whole else np.float32, order="F")
     notices: dict[str, int] = {}
     for n, (s, frames, padding) in enumerate(_decoded(slices)):
         if frames.shape[1:] != s.shape or s.frame >= len(frames):

@@ -30,9 +30,9 @@ _MEANING = {"MYO": "Left Ventricle Myocardium", "LAA": "Left auricular appendage
 """Names that DICOM's context groups give the codes, where they are not the structure's own."""
 _NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 _MAY_BE_EMPTY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
-                 "ReferringPhysicianName")  # fmt: skip
-"""Type 2 attributes of the patient and study modules."""
-_LINKING = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "PositionReferenceIndicator",
+                 "ReferringPhysicianName", "PositionReferenceIndicator")  # fmt: skip
+"""Type 2 attributes of the patient, study and frame of reference modules."""
+_LINKING = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID",
             "Modality", "Rows", "Columns", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "SliceThickness",
             "SpacingBetweenSlices", "NumberOfFrames", "ImageType", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
             "DimensionIndexSequence", "DimensionOrganizationSequence", "SpecificCharacterSet", "BitsAllocated", "BitsStored", "HighBit",

@@ -13,6 +13,8 @@ Shape = tuple[int, int, int]
 
 MAX_AXIS = 4096
 MAX_VOXELS = 2**30
+LEAST_VOLUME = 0.5
+"""Volume that unit vectors along the grid's axes span: 1 at right angles; a gantry tilt of 30 degrees leaves 0.87."""
 SHEAR_TOLERANCE = 1e-3
 """Cosine between two axes from which a grid counts as sheared: 0.5 mm over a field of view of 500 mm."""
 
@@ -53,8 +55,8 @@ def check_affine(affine: NDArray[np.float64], path: Path) -> None:
     if not np.isfinite(affine).all():
         raise InputError(f"{path}: the orientation (affine) holds values that are not numbers")
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if lengths.min() == 0 or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
-        raise InputError(f"{path}: the orientation (affine) is singular: two axes of the grid point the same way")
+    if lengths.min() == 0 or abs(np.linalg.det(affine[:3, :3] / lengths)) < LEAST_VOLUME:
+        raise InputError(f"{path}: the orientation (affine) is singular or close to it: axes of the grid point almost the same way")
 
 
 def in_mm(affine: NDArray[np.float64], unit: str, path: Path) -> tuple[NDArray[np.float64], list[str]]:
@@ -86,6 +88,13 @@ def apart(a: NDArray[np.float64], b: NDArray[np.float64], shape: tuple[int, ...]
     return float(np.linalg.norm((a - b)[:3, :3] @ corners + (a - b)[:3, 3:], axis=0).max())
 
 
+def check_axis_code(code: str | None) -> None:
+    """Raise `InputError` for what is no axis code such as ``RAS``; None is none."""
+    letters = "RAS" if code is None else code.upper()
+    if len(letters) != 3 or any(c not in _AXES for c in letters) or len({_AXES[c][0] for c in letters}) != 3:
+        raise InputError(f"--assume-orientation {code}: give one letter each of R/L, A/P and S/I, e.g. RAS or LPS")
+
+
 def assumed_affine(
     code: str | None, spacing: Sequence[float], shape: Shape, path: Path, lacks: str
 ) -> tuple[NDArray[np.float64], list[str]]:
@@ -100,9 +109,8 @@ def assumed_affine(
     """
     if code is None:
         raise InputError(f"{path}: states no orientation ({lacks}); give --assume-orientation, e.g. RAS")
+    check_axis_code(code)
     letters = code.upper()
-    if len(letters) != 3 or any(c not in _AXES for c in letters) or len({_AXES[c][0] for c in letters}) != 3:
-        raise InputError(f"--assume-orientation {code}: give one letter each of R/L, A/P and S/I, e.g. RAS or LPS")
     affine = np.eye(4)
     affine[:3, :3] = 0.0
     for axis, letter in enumerate(letters):

@@ -40,6 +40,12 @@ def read_facts(path: Path) -> dict[str, Any]:
     return content
 
 
+def dropped_labels(path: Path) -> list[str]:
+    """Names in a dataset.json that mean no structure, so that their voxels become background; sorted."""
+    names = (str(v if str(k).isdigit() and isinstance(v, str) else k) for k, v in read_facts(path)["labels"].items())
+    return sorted(n for n in names if structure(n) == 0 and n.lower() != "background")
+
+
 def named_labels(facts: dict[str, Any], path: Path) -> dict[int, int] | None:
     """Label values of a dataset.json to structure ids, by name; labels that are no structure become background."""
     names: dict[int, str] = {}

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from auricle.core.anatomy import LABEL_COUNT
 from auricle.core.arrays import count_values, in_memory_order, slabs
 from auricle.core.errors import InputError
-from auricle.data.volume_files import read_volume
+from auricle.data.label_names import structure
+from auricle.data.nrrd_files import segment_names
+from auricle.data.volume_files import ending, read_volume
 
 SMALL = 2**16
 """Values below this are counted, others are sorted."""
@@ -25,6 +27,8 @@ def read_label(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64], list[str]]:
     """Read a label map of the ids 0..8 from one volume file; `label_map` translates the file's values (0 is always background).
 
+    Without it, a segmentation of 3D Slicer (NRRD) is read by the names of its segments.
+
     Returns:
         Label map [x, y, z], its affine (voxel index to RAS+ mm) and notices.
 
@@ -32,7 +36,19 @@ def read_label(
         InputError: as `read_volume`, and for values that are not ids, which the message lists.
     """
     values, affine, notices = read_volume(path, assume_orientation=assume_orientation, volume_index=volume_index)
+    if label_map is None and ending(path) in (".nrrd", ".nhdr"):
+        label_map = _segments(path)
     return to_ids(values, str(path), label_map), affine, notices
+
+
+def _segments(path: Path) -> dict[int, int] | None:
+    """What the segments of 3D Slicer mean by their names; None for other files. Segments that are no structure become background."""
+    names = segment_names(path)
+    found = {value: structure(name) for value, name in names.items()}
+    if found and not any(found.values()):
+        listed = ", ".join(f"{v} {names[v]}" for v in sorted(found))
+        raise InputError(f"{path}: none of its segments ({listed}) is a structure by name; give --label-map VALUE=STRUCTURE,..")
+    return found or None
 
 
 def to_ids(values: NDArray[Any], name: str, label_map: Mapping[int, int] | None = None) -> NDArray[np.uint8]:

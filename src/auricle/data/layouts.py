@@ -217,6 +217,8 @@ def volumes(folder: Path, *, channel: bool = False) -> dict[str, Path]:
         if not path.is_file() or path.name.startswith(".") or not (ending(path) or path.name.endswith(".zip")):
             continue
         name = scan_name(path)
+        if not name.isprintable():  # nor are bytes that are no UTF-8
+            raise InputError(f"{str(path)!a}: the name holds characters that cannot be printed; rename the file")
         if channel and (number := _channel(path)):
             if number != "_0000":
                 raise InputError(f"{path}: a second channel; only CT as the one channel _0000 is supported")

@@ -36,6 +36,18 @@ def read_nrrd(path: Path, *, assume_orientation: str | None = None, volume_index
         return read(_stored(*_header(path), path), path, assume_orientation, volume_index)
 
 
+def segment_names(path: Path) -> dict[int, str]:
+    """Label values and names of a segmentation that 3D Slicer wrote (``Segment0_LabelValue``, ``Segment0_Name``, ..); empty for other files."""
+    with reading(path):
+        header, _ = _header(path)
+    found = {}
+    for key, value in header.items():
+        name = header.get(key.replace("_LabelValue", "_Name"))
+        if key.startswith("Segment") and key.endswith("_LabelValue") and str(value).isdigit() and name is not None:
+            found[int(value)] = str(name)
+    return found
+
+
 def _header(path: Path) -> tuple[dict[str, Any], int]:
     """The parsed header and its length in bytes."""
     try:

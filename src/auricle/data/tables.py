@@ -1,6 +1,7 @@
 """Tables of a cohort: which files belong together, which patient they show, and what is known about the scan."""
 
 import csv
+import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from auricle.data.conditions import CONTRASTS
 
 _SEX = {"f": "F", "female": "F", "w": "F", "m": "M", "male": "M"}
 _YES_NO = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False, "none": False}
-_METAL = re.compile(r"[a-z -]*(lead|valve|wire|stent|clip|coil|device)s?")
+_METAL = re.compile(r"(?!no |non|not |without |free )[a-z -]*(lead|valve|wire|stent|clip|coil|device)s?")
 ATTRIBUTES = ("sex", "contrast", "phase", "metal")
 """Columns that become attributes of a case."""
 
@@ -42,18 +43,18 @@ def read_table(path: Path, *needed: str) -> list[Row]:
         raise InputError(f"{path}: is not UTF-8 text; save it as CSV UTF-8") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    lines = text.splitlines()
-    semicolons = bool(lines) and lines[0].count(";") > lines[0].count(",")
+    first = text.partition("\n")[0]
     try:
-        table = list(csv.reader(lines, delimiter=";" if semicolons else ",", strict=True))
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=";" if first.count(";") > first.count(",") else ",", strict=True)
+        numbered = [(reader.line_num, cells) for cells in reader]
     except csv.Error as error:
         raise InputError(f"{path}: is not a table of comma-separated values ({error})") from None
-    header = [c.strip().lower() for c in table[0]] if table else []
+    header = [c.strip().lower() for c in numbered[0][1]] if numbered else []
     lacking = [c for c in needed if c not in header]
     if lacking or len(set(header)) < len(header):
         raise InputError(f"{path}: needs the columns {' and '.join(needed)}, each once; it has {', '.join(header) or 'none'}")
     rows = []
-    for number, cells in enumerate(table[1:], 2):
+    for number, cells in numbered[1:]:
         if len(cells) > len(header):
             raise InputError(f"{path}, line {number}: has {len(cells)} cells, the header {len(header)}; put quotes around text with commas")
         found = {c: v.strip() for c, v in zip(header, cells, strict=False) if v.strip()}
@@ -77,8 +78,8 @@ def _value(column: str, text: str, place: str) -> Any:
         return low
     if column == "metal" and low in _YES_NO:
         return _YES_NO[low]
-    if column == "metal" and all(_METAL.fullmatch(part) for part in low.split(";")):
-        return low.split(";")
+    if column == "metal" and all(_METAL.fullmatch(part.strip()) for part in low.split(";")):
+        return [part.strip() for part in low.split(";")]
     if column == "phase":
         try:
             if 0.0 <= (phase := float(text)) <= 1.0:

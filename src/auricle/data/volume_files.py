@@ -13,7 +13,7 @@ from auricle.data.nifti import read_nifti
 from auricle.data.nrrd_files import read_nrrd
 
 _READERS = {".nii": read_nifti, ".nii.gz": read_nifti, ".nrrd": read_nrrd, ".nhdr": read_nrrd, ".mha": read_metaimage, ".mhd": read_metaimage}
-_VOXELS = re.compile(r"^(?:ElementDataFile *=|data ?file:) *([^/\\\n]+)$", re.MULTILINE)
+_VOXELS = re.compile(r"^[ \t]*(?:ElementDataFile[ \t]*=|data ?file:)[ \t]*([^/\\\r\n]+)\r?$", re.MULTILINE)
 ENDINGS = tuple(_READERS)
 
 

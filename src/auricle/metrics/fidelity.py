@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.metrics.regression import compute_ms_ssim, compute_ssim_and_cs
 from numpy.typing import NDArray
 from scipy.stats import wasserstein_distance
 
@@ -50,6 +49,9 @@ def ssim(a: Image, b: Image, range_hu: Range = WIDE_HU) -> float:
 
     The window has 11 voxels an edge, fewer (an odd number) where the shortest edge is shorter; only windows wholly inside count.
     """
+    # MONAI takes seconds to import, and only the assessment of a generator asks for this.
+    from monai.metrics.regression import compute_ssim_and_cs
+
     assert a.shape == b.shape
     shortest = min(a.shape)
     window = min(SSIM_WINDOW, shortest - (shortest + 1) % 2)
@@ -75,6 +77,7 @@ def ms_ssim_between(
     assert all(v.shape == shape for v in volumes)
     weights = MS_SSIM_WEIGHTS[: _scales(min(shape))]
     shares = [w / sum(weights) for w in weights]
+    from monai.metrics.regression import compute_ms_ssim
 
     def similarity(a: Image, b: Image) -> float:
         x, y = _unit(a, range_hu), _unit(b, range_hu)

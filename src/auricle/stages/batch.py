@@ -3,6 +3,7 @@
 A scan whose result is there already, by its content, the weights and the options, is skipped, so that the same command resumes.
 """
 
+import contextlib
 import csv
 import hashlib
 import os
@@ -23,6 +24,7 @@ from auricle.core.runs import Run
 from auricle.data import volume_files
 from auricle.data.dicom_files import is_dicom, series_of
 from auricle.data.outputs import COLUMNS, check_output, write_table
+from auricle.data.tables import read_table
 from auricle.stages import finetune, segment
 from auricle.stages.finetune import Trained
 from auricle.stages.segment import DESCRIPTION, SUMMARY, Options, SegmentStage
@@ -77,6 +79,10 @@ def run(config: BatchStage, out: Path) -> list[Entry]:
     check_output(out, overwrite=True)
     if (out / DESCRIPTION).exists():
         raise InputError(f"{out}: holds the result of one scan; choose another --out for many")
+    if (out / "volumes.csv").exists() and not (out / SUMMARY).exists():
+        raise InputError(f"{out}: holds a volumes.csv that no command of auricle wrote, so it is not replaced; choose another --out")
+    if (out / SUMMARY).exists() and not _is_summary(out / SUMMARY):
+        raise InputError(f"{out}: holds a {SUMMARY} that no command of auricle wrote, so it is not replaced; choose another --out")
     segment.check_packages(config.options.formats)
     model = segment.load(config.model, config.options)
     this = Run(out / WORK, "segment", {}, {})
@@ -90,10 +96,24 @@ def run(config: BatchStage, out: Path) -> list[Entry]:
             entries.append(_one(model, config, scan, out))
             progress.event("scan", name=scan.name, status=entries[-1].status, number=number, total=len(config.scans), reason=entries[-1].reason)
     finally:
-        _summarize(entries, config, out)
-        shutil.rmtree(out / WORK, ignore_errors=True)
+        if any(e.status != "failed" for e in entries):
+            _summarize(entries, config, out)
+        _sweep(out / WORK)
+        (out / WORK / "config.json").unlink(missing_ok=True)
+        # The lock goes last: a folder removed before could hold another process's.
         this.release()
+        for folder in (out / WORK, out):
+            with contextlib.suppress(OSError):  # what is not empty stays
+                folder.rmdir()
     return entries
+
+
+def _is_summary(path: Path) -> bool:
+    try:
+        content = read_json(path)
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"model", "scans"} <= content.keys()
 
 
 def find_scans(inputs: Sequence[Path], listing: Path | None, series: str | None, out: Path) -> tuple[tuple[Scan, ...], bool]:
@@ -123,6 +143,7 @@ def named(scans: list[Scan]) -> list[Scan]:
     lengths = [1] * len(scans)
     while True:
         names = ["_".join(p[-n:]) for p, n in zip(parts, lengths, strict=True)]
+        names = [f"{n}_scan" if n in ("volumes.csv", SUMMARY, WORK) else n for n in names]
         counts = Counter(names)
         alike = [i for i, name in enumerate(names) if counts[name] > 1]
         longer = [i for i in alike if lengths[i] < len(parts[i])]
@@ -171,10 +192,12 @@ def _one(model: Trained, config: BatchStage, scan: Scan, out: Path) -> Entry:
             return Entry(scan, "skipped")
         if folder.exists() and not config.overwrite:
             raise InputError(f"{folder}: holds the result of another scan, model, version or options; give --overwrite or another --out")
+        segment.check_replaceable(folder)
         stage = SegmentStage(scan.path, config.model, options, config.overwrite)
         segment.segment_file(model, stage, folder, out / WORK / scan.name, {"fingerprint": wanted})
         return Entry(scan, "done")
-    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+    except Exception as error:
+        # Whatever one scan brings up, the others go on.
         reason = "out of memory" if isinstance(error, MemoryError) else " ".join(str(error).split()) or repr(error)
         progress.notice(f"failed: {reason if scan.path.name in reason else f'{scan.path}: {reason}'}")
         return Entry(scan, "failed", reason)
@@ -190,18 +213,21 @@ def _fingerprint(folder: Path) -> str | None:
 
 
 def _summarize(entries: list[Entry], config: BatchStage, out: Path) -> None:
-    """Tables over all scans of this command, from the files of each."""
+    """Tables over all scans of this command and those that earlier ones left, from the files of each."""
     rows: list[list[str]] = []
     scans: list[dict[str, Any]] = []
-    for e in entries:
-        item: dict[str, Any] = {"name": e.scan.name, "scan": str(e.scan.path), "status": e.status}
-        if e.status == "failed":
-            scans.append({**item, "reason": e.reason})
+    names = {e.scan.name for e in entries}
+    kept = [{"name": p.parent.name, "scan": None, "status": "kept"} for p in sorted(out.glob(f"*/{DESCRIPTION}")) if p.parent.name not in names]
+    for item in [{"name": e.scan.name, "scan": str(e.scan.path), "status": e.status, "reason": e.reason} for e in entries] + kept:
+        if item["status"] == "failed":
+            scans.append(item)
             continue
-        described = read_json(out / e.scan.name / DESCRIPTION)
+        folder = out / str(item["name"])
+        described = read_json(folder / DESCRIPTION)
+        item = {k: v for k, v in item.items() if k != "reason"}
         scans.append({**item, **{k: described[k] for k in ("heart_found", "confidence", "partial", "notices")}})
-        with (out / e.scan.name / "volumes.csv").open(newline="", encoding="utf-8") as file:
-            rows += [[e.scan.name, *(row[c] for c in COLUMNS)] for row in csv.DictReader(file)]
+        with (folder / "volumes.csv").open(newline="", encoding="utf-8") as file:
+            rows += [[folder.name, *(row[c] for c in COLUMNS)] for row in csv.DictReader(file)]
     counts = {status: sum(e.status == status for e in entries) for status in ("done", "skipped", "failed")}
     write_table(out / "volumes.csv", ["scan", *COLUMNS], rows)
     write_json(out / SUMMARY, {"model": finetune.identity(config.model), **counts, "left": len(config.scans) - len(entries), "scans": scans})
@@ -258,24 +284,19 @@ def _series(folder: Path) -> str:
 
 def _listed(listing: Path) -> list[Scan]:
     """The scans that a file lists."""
-    try:
-        text = listing.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--list {listing}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})") from None
     if listing.suffix.lower() != ".csv":
-        lines = [line.strip() for line in text.splitlines()]
+        try:
+            lines = [line.strip() for line in listing.read_text(encoding="utf-8-sig").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"--list {listing}: cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})") from None
         return [Scan(listing.parent / line, "") for line in lines if line and not line.startswith("#")]
-    table = csv.DictReader(text.splitlines())
-    if "scan" not in (table.fieldnames or []):
-        raise InputError(f"--list {listing}: needs a column scan (and may have name and series)")
     found = []
-    for row in table:
-        cells = {k: (v or "").strip() for k, v in row.items() if isinstance(k, str) and not isinstance(v, list)}
-        name = cells.get("name", "")
+    for row in read_table(listing, "scan"):
+        name = row.cells.get("name", "")
         if name and (name != Path(name).name or name.startswith(".")):
-            raise InputError(f"--list {listing}: '{name}' cannot be the name of a folder")
-        if cells["scan"]:
-            found.append(Scan(listing.parent / cells["scan"], name, cells.get("series") or None))
+            raise InputError(f"{row.place}: '{name}' cannot be the name of a folder")
+        if "scan" in row.cells:
+            found.append(Scan(listing.parent / row.cells["scan"], name, row.cells.get("series")))
     return found
 
 

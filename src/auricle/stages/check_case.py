@@ -89,16 +89,25 @@ def examine(job: Job) -> Record:
         "shape": None, "spacing_mm": None, "axes": None, "oblique_degrees": None, "hu": None, "structures": None, "missing": None,
         "content_sha256": None, "label_sha256": None, "checksum": None,
     }  # fmt: skip
+    try:
+        _examine(job, record, found)
+    except (InputError, OSError, MemoryError) as error:
+        text = f"{pair.image}: out of memory; give fewer --workers" if isinstance(error, MemoryError) else _told(pair.image, error)
+        found.append(Finding("file", text, True))
+    return record | {"findings": [f.json() for f in found]}
+
+
+def _examine(job: Job, record: Record, found: list[Finding]) -> None:
+    pair = job.pair
     header = _headers(job, found) if all(map(is_nifti, [pair.image, *label_files(pair)])) else None
     if job.quick and header is not None:
         if header:
             record["checksum"] = gzip_trailer(pair.image)
             _place(*header[0], record, found)
-    else:
-        case = _read(job, found)
-        if case is not None:
-            _content(case, job, record, found)
-    return record | {"findings": [f.json() for f in found]}
+        return
+    case = _read(job, found)
+    if case is not None:
+        _content(case, job, record, found)
 
 
 def is_nifti(path: Path) -> bool:

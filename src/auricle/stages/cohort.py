@@ -64,19 +64,19 @@ def run(config: CohortConfig, out: Path) -> Path:
     splits = split_patients(cohort.patients, config.shares, config.seed)
     for text in cohort.notices:
         progress.notice(text)
-    renewed = this.begin(renew=True)
-    if renewed:
+    before = _prepared(out)
+    if this.begin(renew=True):
         progress.notice(f"{out}: files of the cohort have changed since it was prepared: what changed is prepared again")
-        _discard(out, _prepared(out) - set(cohort.ids))
+        _discard(out, before - set(cohort.ids))
     try:
         cases = _prepare_cases(config, out, cohort, splits)
     except InputError:
-        # The way out is another flag or a mended file. An earlier cohort's other cases are kept; a first one is begun anew.
-        if renewed:
+        # The way out is another flag or a mended file. Cases that an earlier sitting prepared are kept; a cohort that has none is begun anew.
+        if before:
             this.release()
         else:
             this.abandon()
-            _discard(out, _prepared(out))
+            _discard(out, set(cohort.ids))
         raise
     write_json(out / "cases.json", {"size": config.size, "spacing": config.spacing, "margin": config.margin, "cases": cases})
     this.finish(cases=len(cases))
@@ -84,8 +84,8 @@ def run(config: CohortConfig, out: Path) -> Path:
 
 
 def _prepared(out: Path) -> set[str]:
-    """Names of the cases that lie in `out`, whole or not."""
-    return {p.stem for folder in ("images", "labels", "records") for p in (out / folder).glob("*.*") if not p.name.startswith(".")}
+    """Names of the cases that lie in `out`, whole."""
+    return {p.stem for p in (out / "records").glob("*.json") if not p.name.startswith(".")}
 
 
 def _discard(out: Path, ids: set[str]) -> None:

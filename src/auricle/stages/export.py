@@ -71,10 +71,15 @@ def _usual(source: Path | None) -> Format:
 def _model(config: ExportStage, kind: Format) -> tuple[Callable[[Path], None], int]:
     """The writer of a segmenter, and the bytes it needs at most."""
     if config.source is not None and not config.source.is_dir():
-        raise InputError(f"{config.source}: no such folder")
+        what = "is a file; unpack it and name its folder" if config.source.exists() else "no such folder"
+        raise InputError(f"{config.source}: {what}")
     if config.source is not None and _usual(config.source) == "nifti":
         raise InputError(f"--format {kind} is for segmenters; {config.source} holds pairs: take {', '.join(get_args(PairFormat))}")
-    model = resolve_model(config.source)
+    try:
+        model = resolve_model(config.source)
+    except InputError:
+        kinds = "a fine-tuned segmenter, nor generated pairs (pairs.json) or a prepared cohort (cases.json)"
+        raise InputError(f"{config.source}: holds neither {kinds}") from None
     size = 3 * (model / "model.safetensors").stat().st_size + 2**20 if (model / "model.safetensors").exists() else 0
     if kind == "onnx":
         return lambda folder: export_models.write_onnx_folder(model, folder), size

@@ -118,7 +118,15 @@ def write_nifti_pairs(source: Source, folder: Path) -> None:
         write_nifti(folder / "images" / f"{row['id']}.nii.gz", image, affine, dtype=np.int16)
         write_nifti(folder / "labels" / f"{row['id']}.nii.gz", label, affine, dtype=np.uint8)
         rows.append(_flat(row, label, affine))
+    _write_patients(rows, folder)
     _write_facts(source, rows, folder)
+
+
+def _write_patients(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Who is whose scan, as `auricle` reads it: no patient is ever in two splits."""
+    patients = [{"id": r["id"], "patient": r["patient"]} for r in rows if "patient" in r]
+    if any(r["patient"] != r["id"] for r in patients):
+        _write_csv(folder / "patients.csv", patients)
 
 
 def write_nnunet(source: Source, folder: Path, name: str) -> None:
@@ -132,10 +140,7 @@ def write_nnunet(source: Source, folder: Path, name: str) -> None:
         rows.append(_flat(row, label, affine))
     what = "SYNTHETIC cardiac CT. Research only." if source.synthetic else "Cardiac CT on the model grid of auricle."
     write_json(folder / "dataset.json", nnunet.dataset_json(name, count, what))
-    patients = [{"id": r["id"], "patient": r["patient"]} for r in rows if "patient" in r and r["split"] != "test"]
-    if any(r["patient"] != r["id"] for r in patients):
-        # Read by `auricle`: no patient is ever in two splits.
-        _write_csv(folder / "patients.csv", patients)
+    _write_patients([r for r in rows if r.get("split") != "test"], folder)
     _write_facts(source, rows, folder)
 
 
@@ -165,7 +170,8 @@ def _flat(row: dict[str, Any], label: NDArray[np.uint8], affine: NDArray[np.floa
     """One row of ``attributes.csv``: what is known as plain values, and the volume of every structure in mL."""
     flat: dict[str, Any] = {k: row[k] for k in ("id", "synthetic", "patient", "split", "complete") if k in row}
     known = row.get("attributes", {})
-    flat |= {k: v for k, v in known.items() if isinstance(v, str | int | float | bool) and k not in flat}
+    flat |= {k: v for k, v in known.items() if isinstance(v, str | int | float | bool) and k not in (*flat, "content_sha256")}
+    flat |= {k: ";".join(map(str, v)) for k, v in known.items() if isinstance(v, list) and k not in flat}
     asked = row.get("requested", {})
     flat |= {f"requested_{k}": v for k, v in asked.items() if k != "volumes_ml"}
     flat |= {f"requested_{k}_ml": v for k, v in asked.get("volumes_ml", {}).items()}

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
 from auricle.core import progress
@@ -176,6 +175,8 @@ def probabilities(
 
     if window is None or tuple(window) == tuple(image.shape[2:]):
         return view(image)
+    from monai.inferers.utils import sliding_window_inference  # seconds to import, which other commands need not wait for
+
     blended = sliding_window_inference(image, window, 1, view, overlap=0.5, mode="gaussian", padding_mode="replicate")
     assert isinstance(blended, Tensor)
     return blended

@@ -14,11 +14,11 @@ from auricle.core.case import Case
 from auricle.core.errors import InputError
 from auricle.core.files import write_json
 from auricle.data.cohort import parse_label_map
-from auricle.data.geometry import apart, is_sheared
+from auricle.data.geometry import apart, check_axis_code, is_sheared
 from auricle.data.labels import read_label
 from auricle.data.outputs import VolumeRow, check_output, volumes, write_table
 from auricle.data.preprocess import label_to_grid, orient, right_angled
-from auricle.data.reading import read_scan
+from auricle.data.reading import read_scan, straightened
 from auricle.metrics.surface import area_mm2
 from auricle.phantom import check
 from auricle.stages import evaluate
@@ -48,6 +48,8 @@ class MeasureStage:
     """The same of the references."""
     tolerance_mm: float = 2.0
     """Tolerance of the normalized surface Dice."""
+    assume_orientation: str | None = None
+    """Axis code such as RAS for files that state no orientation."""
     not_hu: bool = False
     """Accept scans whose values do not look like HU."""
 
@@ -59,6 +61,7 @@ class MeasureStage:
                 parse_label_map(text)
         if self.reference_map is not None and self.reference is None:
             raise ValueError("--reference-map describes a reference: give --reference too")
+        check_axis_code(self.assume_orientation)
         if self.tolerance_mm < 0:
             raise ValueError(f"--tolerance-mm must not be negative, is {self.tolerance_mm}")
 
@@ -106,11 +109,16 @@ def run(config: MeasureStage, out: Path | None, *, overwrite: bool = False) -> l
 
 def measure(config: MeasureStage, scan: Scan, *, alone: bool) -> Measured:
     """Measure one label map. Raises `InputError` for what cannot be read, or does not lie on the label map's grid."""
-    label, affine, notices = read_label(scan.path, label_map=None if config.label_map is None else parse_label_map(config.label_map))
+    label, affine, notices = read_label(
+        scan.path, label_map=None if config.label_map is None else parse_label_map(config.label_map), assume_orientation=config.assume_orientation
+    )
     image: NDArray[Any] | None = None
     if config.image is not None:
         path = _partner("--image", config.image, scan, alone)
-        case, more = read_scan(path, not_hu=config.not_hu)
+        case, more = read_scan(path, not_hu=config.not_hu, assume_orientation=config.assume_orientation, straighten=False)
+        if case.image.shape != label.shape or apart(case.affine, affine, label.shape) > 0.1 * min(case.spacing):
+            # `auricle segment` brings a tilted scan to right angles, and its label map with it.
+            case, more = straightened(case, path, more)
         _same_grid(scan.path, label, affine, path, case.image.shape, case.affine)
         image, notices = case.image, notices + more
     measured = volumes(label, affine, image)
@@ -120,7 +128,8 @@ def measure(config: MeasureStage, scan: Scan, *, alone: bool) -> Measured:
     rows = [_row(v, areas[v.structure], image is not None) for v in measured]
     if config.reference is not None:
         path = _partner("--reference", config.reference, scan, alone)
-        reference, there, more = read_label(path, label_map=None if config.reference_map is None else parse_label_map(config.reference_map))
+        values = None if config.reference_map is None else parse_label_map(config.reference_map)
+        reference, there, more = read_label(path, label_map=values, assume_orientation=config.assume_orientation)
         _same_grid(scan.path, label, affine, path, reference.shape, there)
         other = orient(_right_angled(Case(scan.name, reference, affine, reference)))
         assert other.label is not None

@@ -39,7 +39,8 @@ def _input(model: Trained) -> str:
     spacing, window, size = (" x ".join(f"{v:g}" for v in values) for values in (model.grid.spacing, model.window, model.grid.size))
     return f"""## Input
 
-CT in HU, any orientation, voxel size and field of view. `auricle segment` and the MONAI bundle do all of this:
+CT in HU, any orientation, voxel size and field of view. `auricle segment` and the MONAI bundle do all of this. In a wide scan, the first searches
+the heart before, and looks at its surroundings alone.
 
 1. The scan is resampled linearly to axis-aligned RAS+ voxels of {spacing} mm. Where these are larger than the scan's, it is first smoothed
    by a Gaussian of sqrt(r^2 - 1) / 2.355 scan voxels, r being the ratio of the two. Outside the scan it is {AIR_HU} HU.

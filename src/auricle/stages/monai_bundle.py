@@ -1,7 +1,8 @@
 """Configuration of a MONAI bundle of a segmenter: ``metadata.json`` and ``inference.json``.
 
 The weights stay safetensors, which MONAI's own loaders do not read; a TorchScript archive would do without auricle, but it holds pickled data, and
-resampling would have to be written a second time. So the bundle needs auricle beside MONAI and gives exactly what `auricle segment` gives.
+resampling would have to be written a second time. So the bundle needs auricle beside MONAI. It gives what `auricle segment` gives but for
+wide scans, in which that command searches the heart first: there labels differ by a few voxels at the edge of what is looked at.
 """
 
 from importlib.metadata import version

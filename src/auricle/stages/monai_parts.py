@@ -18,7 +18,7 @@ from auricle.core.errors import InputError
 from auricle.data.preprocess import ModelGrid, to_network
 from auricle.data.reading import read_scan
 from auricle.stages import finetune
-from auricle.stages.batch import ENDINGS
+from auricle.stages.batch import ENDINGS, Scan, named
 from auricle.stages.finetune import probabilities
 from auricle.stages.inference import look_twice, model_volume
 from auricle.stages.segment import to_scan
@@ -38,7 +38,8 @@ def scans(folder: str) -> list[dict[str, str]]:
         if root.is_dir() else []  # fmt: skip
     if not wanted:
         raise InputError(f"--dataset_dir {folder}: is not a folder with volume files or folders of DICOM series")
-    return [{"image": str(p)} for p in wanted]
+    # MONAI names a result by the file's name up to its last dot, where folders of UIDs differ: each gets a name of its own.
+    return [{"image": str(s.path), "name": s.name} for s in named([Scan(p, "") for p in wanted])]
 
 
 class ReadScan:
@@ -105,7 +106,7 @@ class ToScan:
         # A copy: `to_scan` clears what was cleaned away.
         scores = _array(data[self.key]).astype(np.float32)
         label, found, _ = to_scan(scores, _array(image.affine).astype(np.float64), (x, y, z), affine, self.grid)
-        name = image.meta.get("filename_or_obj", "")
+        name = f"{data['name']}.nii.gz" if "name" in data else image.meta.get("filename_or_obj", "")
         if not found:
             progress.notice(f"{name}: no heart was found; the label map is empty")
         return {**data, self.key: MetaTensor(torch.from_numpy(label)[None], affine=torch.from_numpy(affine), meta={"filename_or_obj": name})}

@@ -20,10 +20,11 @@ from auricle.core.anatomy import STRUCTURES
 from auricle.core.case import Case
 from auricle.core.config import digest, to_json
 from auricle.core.errors import InputError
-from auricle.core.files import write_json
+from auricle.core.files import scratch_folder, write_json
 from auricle.data import dicom_seg, meshes
 from auricle.data.dicom import SourceImages, source_images
 from auricle.data.dicom_files import is_dicom, series_of
+from auricle.data.geometry import check_axis_code
 from auricle.data.nifti import write_nifti
 from auricle.data.outputs import (
     VolumeRow,
@@ -76,6 +77,7 @@ class Options:
     """Accept values that do not look like HU."""
 
     def __post_init__(self) -> None:
+        check_axis_code(self.assume_orientation)
         if not self.formats:
             raise ValueError("--format needs at least one format")
         if self.keep_patient and "dicom-seg" not in self.formats:
@@ -123,9 +125,23 @@ def run(config: SegmentStage, out: Path) -> Segmentation:
     check_output(out, overwrite=config.overwrite)
     if (out / SUMMARY).exists():
         raise InputError(f"{out}: holds the results of many scans; choose another --out for one")
+    check_replaceable(out)
     check_packages(config.options.formats)
     model = load(config.model, config.options)
-    return segment_file(model, config, out, out.with_name(f".{os.getpid()}.{out.name}"))
+    try:
+        with scratch_folder(out) as scratch:
+            return segment_file(model, config, out, scratch)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
+
+
+def check_replaceable(out: Path) -> None:
+    """Raise `InputError` where `out` is a file, or holds something of an output's name that no segmentation wrote."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; give the name of a folder")
+    own = [name for name in OUTPUTS if (out / name).exists()]
+    if own and not (out / DESCRIPTION).exists():
+        raise InputError(f"{out}: holds {own[0]}, which no segmentation wrote, so it is not replaced; choose another --out")
 
 
 def load(folder: Path, options: Options) -> Trained:
@@ -246,7 +262,7 @@ def _write(
     case = result.case
     assert case.label is not None
     try:
-        scratch.mkdir(parents=True)
+        scratch.mkdir(parents=True, exist_ok=True)
         write_volumes_csv(scratch / "volumes.csv", rows)
         write_json(scratch / "volumes.json", [row.to_json() for row in rows])
         write_preview(scratch / "preview.png", case, case.label)
@@ -257,6 +273,8 @@ def _write(
             "notices": list(result.notices), "model": finetune.identity(config.model), "options": to_json(config.options),
             "version": __version__, **facts,
         })  # fmt: skip
+        if out.is_dir() and not config.overwrite:
+            raise InputError(f"{out}: another process wrote it just now; choose another --out")
         if out.is_dir():
             _replace(scratch, out)
         else:

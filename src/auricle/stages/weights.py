@@ -56,6 +56,8 @@ def read_model(folder: Path, stage: str) -> tuple[dict[str, Any], dict[str, Tens
         facts: dict[str, Any] = read_json(folder / "model.json")
     except (OSError, ValueError) as error:
         raise InputError(f"{folder} holds no model: {error}") from None
+    if not isinstance(facts, dict):
+        raise InputError(f"{folder}/model.json does not describe a model: copy the folder again")
     if alone and facts.get("stage") != stage:
         raise InputError(f"{folder} holds a model of `auricle {facts.get('stage')}`, not of `auricle {stage}`")
     if alone and (folder / "labels.json").exists():

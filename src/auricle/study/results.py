@@ -102,7 +102,7 @@ def join(tables: Sequence[Path], target: Path) -> Path:
     A study that is too long for one machine or one sitting is run in parts: other seeds, sizes or arms each.
 
     Raises:
-        InputError: a file is no such table, the recipes differ, or two tables differ on the same training and case.
+        InputError: a file is no such table, recipes or test cases differ, or two tables differ on the same training and case.
     """
     kept: dict[tuple[str, ...], tuple[str, ...]] = {}
     recipes: dict[str, Path] = {}
@@ -116,6 +116,11 @@ def join(tables: Sequence[Path], target: Path) -> Path:
                 raise InputError(f"{path} and another table differ in {where}: they come from different trainings of the same name")
     if len(recipes) > 1:
         raise InputError(f"the tables come from different recipes: {', '.join(f'{r} ({p})' for r, p in recipes.items())}")
+    tested: dict[tuple[str, ...], set[str]] = {}
+    for values in kept.values():
+        tested.setdefault(values[: _KEYS - 2], set()).add(values[_KEYS - 2])
+    if any(cases != next(iter(tested.values())) for cases in tested.values()):
+        raise InputError("the tables hold scores of different test cases: they come from cohorts or --seed that differ, or one of them is cut off")
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([COLUMNS, *kept.values()])
     write_text(target, text.getvalue())
@@ -129,7 +134,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
             if reader.fieldnames is None or set(COLUMNS) - set(reader.fieldnames):
                 raise InputError(f"{path} is not a study's table: its columns are {', '.join(reader.fieldnames or [])}")
             return list(reader)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
 
 
