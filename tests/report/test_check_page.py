@@ -61,6 +61,12 @@ def test_many_cases_and_many_notices_are_counted() -> None:
     assert text.count("90 more of this kind") == 2
 
 
+def test_a_case_with_many_notices_hides_no_other() -> None:
+    text = shown(result([case("many", "notice", [finding("notice", f"odd {i}") for i in range(30)]), case("one", "notice", [finding("notice")])]))
+    assert "notice  one: something" in text
+    assert text.count("notice  many: odd") == 9
+
+
 def test_lines_are_short_enough_for_a_terminal() -> None:
     long = case("a-very-long-name-of-a-case-that-nobody-can-read", "notice", [finding("notice")])
     assert max(map(len, shown(result([long]), 80).splitlines()[:5])) <= 80

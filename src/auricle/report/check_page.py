@@ -54,7 +54,7 @@ def show(result: Result) -> None:
     """Print the table; in a file or a pipe its lines are as long as they need to be."""
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=200)
+        console = Console(highlight=False, width=10_000)
     console.print(terminal(result), soft_wrap=True)
 
 
@@ -115,17 +115,20 @@ def _labels(case: Result) -> str:
 
 
 def _lines(result: Result) -> Iterator[tuple[str, str]]:
-    """Every refusal, then the notices, of each kind at most `MOST_LINES`."""
+    """Every refusal, then the notices, of each kind at most `MOST_LINES`: one of each case first, so that no case hides another."""
     told = [("", f) for f in result["findings"]]
     told += [(c["id"], f) for c in result["cases"] for f in c["findings"]]
     for name, f in told:
         if f["severity"] == "refused":
             yield "refused", _line(name, f["text"])
-    kinds: dict[str, list[str]] = {}
+    kinds: dict[str, list[tuple[int, str]]] = {}
+    seen: Counter[tuple[str, str]] = Counter()
     for name, f in told:
         if f["severity"] == "notice":
-            kinds.setdefault(f["code"], []).append(_line(name, f["text"]))
-    for code, texts in kinds.items():
+            kinds.setdefault(f["code"], []).append((seen[name, f["code"]], _line(name, f["text"])))
+            seen[name, f["code"]] += 1
+    for code, turns in kinds.items():
+        texts = [text for _, text in sorted(turns, key=lambda turn: turn[0])]
         yield from (("notice", t) for t in texts[:MOST_LINES])
         if len(texts) > MOST_LINES:
             yield "notice", f".. and {len(texts) - MOST_LINES} more of this kind ({code})"
