@@ -52,7 +52,7 @@ def test_events_and_exit_status_of_a_cohort_with_faults(clean: Path, tmp_path: P
     assert status(str(data), "--json") == 2
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     cases = [e for e in events if e["event"] == "case"]
-    assert [(c["id"], c["verdict"]) for c in cases] == [(first.id, "refused"), (second.id, "refused")]
+    assert [(c["id"], [f["severity"] for f in c["findings"]]) for c in cases] == [(first.id, ["refused"]), (second.id, ["refused"])]
     assert [f["code"] for c in cases for f in c["findings"]] == ["file", "grid"]
     assert (events[-1]["event"], events[-1]["refused"], events[-1]["out"]) == ("finished", 2, None)
     assert status(str(data), "--quiet") == 2

@@ -36,6 +36,8 @@ STRUCTURES: tuple[Structure, ...] = (
     Structure(8, "LAA", "left atrial appendage", (110, 200, 100), "33626005", (1.0, 25.0)),
 )
 KEYS: tuple[str, ...] = tuple(s.key for s in STRUCTURES)
+HEART: tuple[str, ...] = ("MYO", "LA", "LV", "RA", "RV")
+"""Myocardium and chambers: what is always in view of a heart, unlike the great vessels and the appendage."""
 LABEL_COUNT = len(STRUCTURES) + 1
 """Labels in a map, background included."""
 

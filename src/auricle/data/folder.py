@@ -13,7 +13,7 @@ from auricle.core.anatomy import ID, LABEL_COUNT, STRUCTURES
 from auricle.core.arrays import count_values
 from auricle.core.case import Case
 from auricle.core.errors import InputError
-from auricle.data.geometry import apart, is_sheared
+from auricle.data.geometry import apart, is_sheared, on_grid
 from auricle.data.labels import label_values, read_label
 from auricle.data.layouts import PairPath as PairPath
 from auricle.data.layouts import layout_of, mask_files, table_pairs, with_table
@@ -120,8 +120,8 @@ def _check_grid(path: Path, scan: Path, image: Case, shape: tuple[int, ...], aff
     if tuple(shape) != image.image.shape:
         sizes = f"{' x '.join(map(str, shape))} voxels, its scan {scan} {' x '.join(map(str, image.image.shape))}"
         raise InputError(f"{path}: has {sizes}; give the label on the scan's grid")
-    gap = apart(image.affine, affine, shape)
-    if gap > 0.1 * min(image.spacing):
+    if not on_grid(image.image.shape, image.affine, shape, affine):
+        gap = apart(image.affine, affine, shape)
         size = np.linalg.norm(affine[:3, :3], axis=0)
         what = "spacing" if not np.allclose(size, image.spacing, rtol=1e-3) else "position or orientation"
         raise InputError(f"{path}: differs in {what} from its scan {scan}: a voxel lies up to {gap:.3g} mm apart")

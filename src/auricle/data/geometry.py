@@ -88,6 +88,11 @@ def apart(a: NDArray[np.float64], b: NDArray[np.float64], shape: tuple[int, ...]
     return float(np.linalg.norm((a - b)[:3, :3] @ corners + (a - b)[:3, 3:], axis=0).max())
 
 
+def on_grid(shape: tuple[int, ...], affine: NDArray[np.float64], other_shape: tuple[int, ...], other: NDArray[np.float64]) -> bool:
+    """Whether a label map lies on its scan's grid: the same shape, and no voxel further off than a tenth of the smallest voxel edge."""
+    return tuple(shape) == tuple(other_shape) and apart(affine, other, shape) <= 0.1 * float(np.linalg.norm(affine[:3, :3], axis=0).min())
+
+
 def check_axis_code(code: str | None) -> None:
     """Raise `InputError` for what is no axis code such as ``RAS``; None is none."""
     letters = "RAS" if code is None else code.upper()

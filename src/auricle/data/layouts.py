@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from auricle.core.anatomy import KEYS
+from auricle.core.anatomy import HEART, KEYS
 from auricle.core.errors import InputError
 from auricle.data.label_names import MM_WHS, named_labels, read_facts, structure
 from auricle.data.reading import scan_name
@@ -16,7 +16,6 @@ from auricle.data.volume_files import ending, files_of
 LABEL_MARK = re.compile(r"[._-](label|labels|seg|segmentation|mask)$", re.IGNORECASE)
 IMAGE_MARK = re.compile(r"[._-](img|image)$", re.IGNORECASE)
 _MM_WHS = re.compile(r"(ct|mr)_(train|test)_\d{4}_(image|label)", re.IGNORECASE)
-HEART = ("MYO", "LA", "LV", "RA", "RV")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from auricle.core.anatomy import ID, LABEL_COUNT
+from auricle.core.anatomy import HEART, ID, LABEL_COUNT
 from auricle.core.case import Case
 from auricle.data.resample import Channel, reach, sample, slabs, vote, whole
 
@@ -77,7 +77,7 @@ def heart_center(label: NDArray[np.uint8], affine: NDArray[np.float64]) -> NDArr
     The great vessels and the appendage are left out: how much of them is in view varies from scan to scan.
     """
     wanted = np.zeros(256, bool)
-    wanted[[ID[key] for key in ("MYO", "LA", "LV", "RA", "RV")]] = True
+    wanted[[ID[key] for key in HEART]] = True
     found = wanted[label]
     middle = []
     for axis in range(3):

@@ -24,6 +24,7 @@ from auricle.core.runs import Run, held_elsewhere
 from auricle.data.cohort import parse_label_map
 from auricle.data.dicom_files import is_dicom
 from auricle.data.folder import PairPath, find_pairs
+from auricle.data.geometry import check_axis_code
 from auricle.data.reading import scan_name
 from auricle.data.volume_files import ending
 from auricle.stages.check_case import Job, Record, examine
@@ -58,6 +59,7 @@ class CheckConfig:
     def __post_init__(self) -> None:
         if self.label_map is not None:
             parse_label_map(self.label_map)
+        check_axis_code(self.assume_orientation)
         if self.workers < 0:
             raise ValueError(f"--workers must not be negative, is {self.workers}")
 
@@ -182,7 +184,8 @@ def _records(config: CheckConfig, pairs: Sequence[PairPath], single: bool, out: 
                 write_json(out / CASES / f"{key}.json", record)
         picture = out is not None and (out / CASES / f"{key}.npz").exists()
         record = {**record, "patient": pair.patient, "picture": f"{CASES}/{key}.npz" if picture else None}
-        progress.event("case", id=record["id"], verdict=verdict(record), findings=record["findings"])
+        # No verdict yet: comparing the cases may refuse more of them.
+        progress.event("case", id=record["id"], findings=record["findings"])
         yield record
     if out is not None:
         _sweep(out / CASES, {str(k) for k in keys})

@@ -16,7 +16,7 @@ from auricle.core.errors import InputError
 from auricle.core.files import atomic_path
 from auricle.data.fingerprint import content_hash, label_hash
 from auricle.data.folder import PairPath, read_pair
-from auricle.data.geometry import Shape, apart
+from auricle.data.geometry import Shape, on_grid
 from auricle.data.labels import read_label
 from auricle.data.layouts import mask_files
 from auricle.data.nifti import gzip_trailer, read_grid
@@ -145,7 +145,7 @@ def _headers(job: Job, found: list[Finding]) -> list[Grid]:
 def _apart(path: Path, scan: Path, label: Grid, image: Grid) -> list[str]:
     """Everything in which the label map's grid differs from its scan's, in one line; none where the readers take it for the same."""
     (other_shape, other), (shape, affine) = label, image
-    if shape == other_shape and apart(affine, other, shape) <= 0.1 * np.linalg.norm(affine[:3, :3], axis=0).min():
+    if on_grid(shape, affine, other_shape, other):
         return []
     what = []
     if shape != other_shape:

@@ -160,14 +160,9 @@ def _described(path: Path, pairs: Sequence[PairPath], strict: bool) -> Iterator[
 
 
 def _patients(path: Path, pairs: Sequence[PairPath]) -> Iterator[CohortFinding]:
-    """Cases under two patients, and cases that the table leaves out."""
-    owners: dict[str, set[str]] = defaultdict(set)
-    for row in read_table(path, "id", "patient"):
-        owners[row.cells.get("id", "")].add(row.cells.get("patient", ""))
-    for name, patients in owners.items():
-        if len(patients) > 1:
-            yield _refusal("patient", f"{path}: {name} is listed under the patients {_listed(sorted(patients))}; keep one row", (name,))
-    rest = tuple(p.id for p in pairs if p.id not in owners)
+    """Cases that the table leaves out; a case that it lists twice is refused where the pairs are found."""
+    listed = {row.cells.get("id") for row in read_table(path, "id", "patient")}
+    rest = tuple(p.id for p in pairs if p.id not in listed)
     if rest:
         yield _notice("patient", f"{path}: {len(rest)} of {len(pairs)} cases are not listed; each counts as a patient of its own", rest)
 

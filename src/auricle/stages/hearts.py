@@ -4,9 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from auricle.core.anatomy import ID, LABEL_COUNT, STRUCTURES
+from auricle.core.anatomy import HEART, ID, LABEL_COUNT, STRUCTURES
 
-HEART = ("MYO", "LA", "LV", "RA", "RV")
 LEAST_HEART_ML = 60.0
 """Less myocardium and chambers than this is not taken for a heart, not even for one that the field of view cuts."""
 LEAST_PARTS, PART_ML = 4, 5.0

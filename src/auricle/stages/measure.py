@@ -14,7 +14,7 @@ from auricle.core.case import Case
 from auricle.core.errors import InputError
 from auricle.core.files import write_json
 from auricle.data.cohort import parse_label_map
-from auricle.data.geometry import apart, check_axis_code, is_sheared
+from auricle.data.geometry import apart, check_axis_code, is_sheared, on_grid
 from auricle.data.labels import read_label
 from auricle.data.outputs import VolumeRow, check_output, volumes, write_table
 from auricle.data.preprocess import label_to_grid, orient, right_angled
@@ -116,7 +116,7 @@ def measure(config: MeasureStage, scan: Scan, *, alone: bool) -> Measured:
     if config.image is not None:
         path = _partner("--image", config.image, scan, alone)
         case, more = read_scan(path, not_hu=config.not_hu, assume_orientation=config.assume_orientation, straighten=False)
-        if case.image.shape != label.shape or apart(case.affine, affine, label.shape) > 0.1 * min(case.spacing):
+        if not on_grid(case.image.shape, case.affine, label.shape, affine):
             # `auricle segment` brings a tilted scan to right angles, and its label map with it.
             case, more = straightened(case, path, more)
         _same_grid(scan.path, label, affine, path, case.image.shape, case.affine)
@@ -208,8 +208,8 @@ def _same_grid(
     if label.shape != shape:
         sizes = f"{' x '.join(map(str, label.shape))} voxels, {other} {' x '.join(map(str, shape))}"
         raise InputError(f"{path}: has {sizes}; they must lie on the same grid")
-    gap = apart(affine, there, shape)
-    if gap > 0.1 * float(np.linalg.norm(affine[:3, :3], axis=0).min()):
+    if not on_grid(label.shape, affine, shape, there):
+        gap = apart(affine, there, shape)
         raise InputError(f"{path}: lies elsewhere than {other}, by up to {gap:.3g} mm; they must lie on the same grid")
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from auricle import __version__
 from auricle.core import progress
-from auricle.core.anatomy import STRUCTURES
+from auricle.core.anatomy import HEART, STRUCTURES
 from auricle.core.case import Case
 from auricle.core.config import digest, to_json
 from auricle.core.errors import InputError
@@ -40,7 +40,7 @@ from auricle.data.preprocess import ModelGrid, labels_to_source
 from auricle.data.reading import read_scan
 from auricle.stages import finetune, inference
 from auricle.stages.finetune import Trained
-from auricle.stages.hearts import HEART, clean, judge
+from auricle.stages.hearts import clean, judge
 from auricle.stages.inference import Prediction
 
 DESCRIPTION, SUMMARY = "segmentation.json", "summary.json"
@@ -128,11 +128,8 @@ def run(config: SegmentStage, out: Path) -> Segmentation:
     check_replaceable(out)
     check_packages(config.options.formats)
     model = load(config.model, config.options)
-    try:
-        with scratch_folder(out) as scratch:
-            return segment_file(model, config, out, scratch)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror or error})") from None
+    with scratch_folder(out) as scratch:
+        return segment_file(model, config, out, scratch)
 
 
 def check_replaceable(out: Path) -> None:
