@@ -5,6 +5,7 @@
 
 from dataclasses import replace
 
+from auricle.data import augment
 from auricle.stages.finetune import FinetuneStage
 from auricle.study.arms import Shared, baseline, generated_only, ours
 
@@ -39,8 +40,22 @@ def baseline_retimed(shared: Shared) -> FinetuneStage:
     return _with_timing(baseline(shared))
 
 
+def baseline_warped(shared: Shared) -> FinetuneStage:
+    """The baseline with shapes warped as for the generator."""
+    return _warped(baseline(shared))
+
+
+def baseline_varied(shared: Shared) -> FinetuneStage:
+    """The baseline with both: other timings and shapes."""
+    return _with_timing(_warped(baseline(shared)))
+
+
 def _with_timing(stage: FinetuneStage) -> FinetuneStage:
     return replace(stage, augment=replace(stage.augment, timing=TIMING))
+
+
+def _warped(stage: FinetuneStage) -> FinetuneStage:
+    return replace(stage, augment=replace(stage.augment, warp_mm=augment.few_cases().warp_mm))
 
 
 def together(shared: Shared) -> FinetuneStage:

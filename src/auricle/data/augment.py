@@ -217,7 +217,10 @@ def _warp(sd_mm: float, seed: int, axes: list[Tensor]) -> Tensor:
     spread = sd_mm / _SPLINE_SD
     bases = [_spline_basis(axis / WARP_PERIOD_MM) for axis in axes]
     moves = (torch.randn((3, *(b.shape[1] for b in bases)), generator=generator, dtype=torch.float64) * spread).clamp(-2 * spread, 2 * spread)
-    return torch.einsum("ai,bj,ck,dijk->abcd", *bases, moves)
+    # One axis after the other: all at once would build a table of every voxel by every control point.
+    along_z = torch.einsum("ck,dijk->cdij", bases[2], moves)
+    along_y = torch.einsum("bj,cdij->bcdi", bases[1], along_z)
+    return torch.einsum("ai,bcdi->abcd", bases[0], along_y)
 
 
 def _spline_basis(at: Tensor) -> Tensor:
