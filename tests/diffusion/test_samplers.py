@@ -118,3 +118,11 @@ def test_noise_levels_descend_to_zero() -> None:
         assert sigmas[-1] == 0
         assert (sigmas[1:] < sigmas[:-1]).all()
     assert (cosine_sigmas().diff() > 0).all()
+
+
+def test_noise_levels_start_where_they_are_told_to() -> None:
+    for sigmas in (karras_sigmas(10, 1.5), flow_sigmas(10, 1.5), flow_sigmas(10, 1.5, shift=3.0)):
+        assert len(sigmas) == 11
+        assert float(sigmas[0]) == pytest.approx(1.5)
+    assert torch.equal(flow_sigmas(10, 1e9), flow_sigmas(10))
+    assert torch.equal(karras_sigmas(10, 1e9), karras_sigmas(10))

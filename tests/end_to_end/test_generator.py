@@ -11,6 +11,7 @@ import torch
 from auricle import cli, recipes
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
+from auricle.data import conditions
 from auricle.data.conditions import Conditions
 from auricle.data.folder import find_pairs
 from auricle.data.labels import read_label
@@ -148,6 +149,36 @@ def test_tiles_and_guidance(run: Path, tmp_path: Path) -> None:
         images[name] = read_nifti(out / "images" / "generated-3-0000.nii.gz")[0].astype(int)
     assert np.abs(images["whole"] - images["tiles"]).max() <= 1
     assert np.abs(images["whole"] - images["guided"]).max() > 1
+
+
+def test_variation_says_how_far_a_pair_is_from_the_view_it_starts_from(run: Path, tmp_path: Path) -> None:
+    """Next to no noise gives the view's decoding back, more of it departs further, and the view's own conditions are asked for."""
+    seen = diffusion.views(run / "diffusion")
+    distance, requested = [], []
+    for share in (0.02, 0.5, 0.9):
+        config = stage(run, gate=False, restore=False, fit_volumes=False, count=1, variation=share)
+        maker = generate.load(config)
+        start = maker.start(0)
+        view, _ = generate.decode(maker.decoder, seen.mean[start])
+        table = read_json(generate.run(config, tmp_path / str(share)) / "pairs.json")
+        assert table["variation"] == share
+        made = read_nifti(tmp_path / str(share) / "images" / "generated-3-0000.nii.gz")[0]
+        distance.append(float(np.sqrt(np.mean((made - view) ** 2))))
+        requested.append(table["pairs"][0]["requested"])
+        of_view = conditions.decode(seen.conditions[start], maker.model.scales)
+        assert requested[-1]["sex"] == of_view.describe()["sex"]
+    assert distance[0] < 0.2 * distance[1] < 0.2 * distance[2]
+    near = conditions.decode(seen.conditions[start], maker.model.scales).volumes_ml()
+    assert requested[0]["volumes_ml"]["LV"] == pytest.approx(near["LV"], rel=0.05)
+
+
+def test_variation_needs_the_training_views(run: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "diffusion"
+    shutil.copytree(run / "diffusion", bare, ignore=shutil.ignore_patterns("latents.safetensors"))
+    with pytest.raises(InputError, match="--variation needs the training views"):
+        generate.run(stage(run, diffusion=bare, variation=0.5), tmp_path / "g")
+    with pytest.raises(ValueError, match="--variation must lie above 0 and at most at 1, is 0"):
+        stage(run, variation=0.0)
 
 
 def test_restoration_adds_the_training_residuals_noise_and_nothing_else(run: Path, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ Contrast = Literal["chase", "mixed", "early", "venous", "none"]
 CONTRASTS: tuple[Contrast, ...] = ("chase", "mixed", "early", "venous", "none")
 LOCATION_MM = 10.0
 """Unit in which a network sees the location."""
+VOLUME_SPREAD = 0.35
+"""How far drawn volumes may lie from a case's, in SDs of the cohort's logarithms: of its smoothed bootstrap."""
 LEAST_ML = 0.1
 """Volumes below this count as this: the network sees logarithms."""
 
@@ -170,7 +172,9 @@ def forget(vectors: Tensor, generator: torch.Generator) -> Tensor:
     return torch.cat([vectors[:, :VALUES] * keep[:, _group_of_value], vectors[:, VALUES:] * keep], dim=1)
 
 
-def complete(asked: Conditions, training: Tensor, scales: Scales, index: int, generator: torch.Generator, spread: float = 0.35) -> Conditions:
+def complete(
+    asked: Conditions, training: Tensor, scales: Scales, index: int, generator: torch.Generator, spread: float = VOLUME_SPREAD
+) -> Conditions:  # fmt: skip
     """Fill in what `asked` leaves open, as in the training cases: those of one case (a donor) with other volumes near its own.
 
     The donor is one that fulfills what is asked of sex, contrast and metal, where there is one, and lies near the phase, location and volumes

@@ -9,18 +9,21 @@ import torch
 from torch import Tensor
 
 
-def karras_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
-    """`steps` descending noise levels and a final zero, shape (steps + 1,) (Karras et al. 2022, equation 5)."""
+def karras_sigmas(steps: int, sigma_max: float = math.inf, sigma_min: float = 0.002, rho: float = 7.0) -> Tensor:
+    """`steps` descending noise levels, at most 80, and a final zero, shape (steps + 1,) (Karras et al. 2022, equation 5)."""
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
-    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    low, high = sigma_min ** (1 / rho), min(sigma_max, 80.0) ** (1 / rho)
     return torch.cat([(high + ramp * (low - high)) ** rho, torch.zeros(1, dtype=torch.float64)])
 
 
-def flow_sigmas(steps: int, t_max: float = 0.999, shift: float = 1.0) -> Tensor:
+def flow_sigmas(steps: int, sigma_max: float = math.inf, shift: float = 1.0) -> Tensor:
     """Noise levels of a rectified flow at evenly spaced times, ``sigma = t / (1 - t)``, and a final zero, shape (steps + 1,).
 
-    `shift` > 1 spends more steps at high noise (Esser et al. 2024, equation 23).
+    The first lies at t = 0.999, or at `sigma_max` where that is lower. `shift` > 1 spends more steps at high noise (Esser et al. 2024,
+    equation 23).
     """
+    # What t is shifted to becomes sigma = shift * t / (1 - t).
+    t_max = min(0.999, sigma_max / (sigma_max + shift)) if math.isfinite(sigma_max) else 0.999
     t = torch.linspace(t_max, 0.0, steps + 1, dtype=torch.float64)
     t = shift * t / (1 + (shift - 1) * t)
     return t / (1 - t)

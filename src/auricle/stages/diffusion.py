@@ -27,6 +27,8 @@ from auricle.stages.weights import for_inference, load_state, read_model, save_m
 from auricle.training import checkpoint
 from auricle.training.loop import FitConfig, Hardware, Plan, fit
 
+LATENTS = "latents.safetensors"
+
 
 @dataclass(frozen=True)
 class DiffusionStage:
@@ -73,7 +75,7 @@ def run(config: DiffusionStage, out: Path) -> Path:
     encoder = autoencoder_stage.load(config.autoencoder)
     config.hardware.fabric()
     this.begin()
-    latents, scales = _cached_latents(out / "latents.safetensors", encoder, config, train, held_out)
+    latents, scales = _cached_latents(out / LATENTS, encoder, config, train, held_out)
     mean, scale = whitening(latents["train_mean"], latents["train_std"])
     torch.manual_seed(config.seed)
     network = Denoiser(config.network, latents["train_mean"].shape[1], conditions.WIDTH)
@@ -128,6 +130,10 @@ class LatentModel:
         """Whitened (N, C, X, Y, Z) to latents of the autoencoder."""
         return x * self.scale.to(x) + self.mean.to(x)
 
+    def whiten(self, latent: Tensor) -> Tensor:
+        """The inverse of `unwhiten`."""
+        return (latent - self.mean.to(latent)) / self.scale.to(latent)
+
     def denoise(self, asked: Sequence[Conditions], guidance: float = 1.0) -> Denoise:
         """Denoiser of whitened latents, one condition each; `guidance` as in `diffusion.guidance.guided`."""
         device = next(self.network.parameters()).device
@@ -156,6 +162,25 @@ def load(folder: Path) -> LatentModel:
     return LatentModel(
         for_inference(network), facts["parameterization"], (c, x, y, z), extra["mean"], extra["scale"], scales, extra["conditions"]
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Views:
+    """The encoded views of the training pairs."""
+
+    mean: Tensor
+    """Posterior means (N, C, X, Y, Z)."""
+    conditions: Tensor
+    """Conditions (N, `conditions.WIDTH`)."""
+
+
+def views(folder: Path) -> Views:
+    """The views that the diffusion model in `folder` was trained on; raises `InputError` where they are not kept beside it."""
+    path = folder / LATENTS
+    if not path.exists():
+        raise InputError(f"{path}: no such file; --variation needs the training views that a training keeps there")
+    latents, _ = checkpoint.load(path)
+    return Views(latents["train_mean"], latents["train_conditions"])
 
 
 def whitening(mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:

@@ -78,7 +78,8 @@ def _generated(folder: Path) -> Source:
     models = {"diffusion": table.get("model_sha256"), "autoencoder": table.get("autoencoder_sha256"), "refiner": table.get("refiner_sha256")}
     return Source(everything.take(kept), True, rows, {
         "synthetic": True, "made_by": f"auricle {__version__}, `auricle generate`", "research_only": True, "audited_for_copies": audited,
-        "seed": table["seed"], "sampler": table["sampler"], "steps": table["steps"], "model_sha256": {k: v for k, v in models.items() if v},
+        "seed": table["seed"], "sampler": table["sampler"], "steps": table["steps"], "variation": table.get("variation", 1.0),
+        "model_sha256": {k: v for k, v in models.items() if v},
         "stage_fingerprints": stages, "asked": _conditions(table.get("asked", {})), "pairs": rows,
     })  # fmt: skip
 

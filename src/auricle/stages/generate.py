@@ -1,5 +1,6 @@
 """Stage 4: generate pairs of image and label map, as asked for, and keep those that pass the gate."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -68,6 +69,11 @@ class GenerateStage:
     """How the noise is removed; ddpm is the paper's, with its 1000 steps."""
     steps: int = 20
     """Steps of the sampler; heun evaluates the network twice a step."""
+    variation: float = 1.0
+    """How far pairs may depart from a labeled case: 1 starts from noise; less, from a training view under that share of noise (SDEdit, Meng 2022).
+
+    A generator of few cases draws better shapes so; the audit of copies says when it departs too little.
+    """
     shift: float = 5.0
     """For a rectified flow: above 1, more of the steps lie at high noise, where the anatomy is decided. 1 spaces them evenly."""
     restore: bool = True
@@ -86,6 +92,8 @@ class GenerateStage:
     def __post_init__(self) -> None:
         if min(self.count, self.steps, self.batch_size, self.tries) < 1 or (self.tile is not None and self.tile < 1):
             raise ValueError("--count, --steps, --batch-size, --tries and --tile must be at least 1")
+        if not 0 < self.variation <= 1:
+            raise ValueError(f"--variation must lie above 0 and at most at 1, is {self.variation}")
         if self.shift <= 0:
             raise ValueError(f"--shift must be positive, is {self.shift}")
         if self.guidance < 0:
@@ -118,6 +126,8 @@ class Maker:
     grains: list[Grain]
     refiner: Trained | None
     audit: Audit | None
+    views: diffusion_stage.Views | None = None
+    """What `variation` starts from; None starts from noise."""
     restore_all: bool = False
     """Restore also candidates whose label map failed."""
 
@@ -131,12 +141,21 @@ class Maker:
         if not c.complete:
             return c.conditions
         generator = torch_generator(c.seed, "conditions", index)
-        return conditions.complete(c.conditions, self.model.training, self.model.scales, index, generator)
+        if self.views is None:
+            return conditions.complete(c.conditions, self.model.training, self.model.scales, index, generator)
+        own = self.views.conditions[self.start(index)][None]
+        return conditions.complete(c.conditions, own, self.model.scales, index, generator, conditions.VOLUME_SPREAD * c.variation)
+
+    def start(self, index: int) -> int:
+        """Number of the view that candidate `index` starts from."""
+        assert self.views is not None
+        return int(torch.randint(len(self.views.mean), (), generator=torch_generator(self.config.seed, "start", index)))
 
     def make(self, indices: list[int]) -> list[Candidate]:
         """Sample, decode, restore and judge candidates `indices`."""
         asked = [self.requested(i) for i in indices]
-        latents = sample_latents(self.model, self.config, indices, asked)
+        starts = None if self.views is None else self.model.whiten(self.views.mean[[self.start(i) for i in indices]])
+        latents = sample_latents(self.model, self.config, indices, asked, starts)
         return [self._finish(i, a, latent) for i, a, latent in zip(indices, asked, latents, strict=True)]
 
     def _finish(self, index: int, asked: Conditions, latent: Tensor) -> Candidate:
@@ -174,7 +193,7 @@ def run(config: GenerateStage, out: Path) -> Path:
     kept = [r for r in records if r["kept"]]
     write_json(out / "pairs.json", {
         "synthetic": True, "size": maker.grid.size, "spacing": maker.grid.spacing, "seed": config.seed, "sampler": config.sampler,
-        "steps": len(sigmas_for(maker.model.parameterization, config.sampler, config.steps)) - 1,
+        "steps": len(levels(config, maker.model.parameterization)) - 1, "variation": config.variation,
         "model_sha256": read_json(config.diffusion / "model.json")["sha256"],
         "autoencoder_sha256": read_json(config.autoencoder / "model.json")["sha256"],
         "refiner_sha256": read_json(config.refiner / "model.json")["sha256"] if config.refiner is not None and maker.refiner is not None else None,
@@ -196,7 +215,8 @@ def load(config: GenerateStage) -> Maker:
     trained = refiner_stage.load(config.refiner, config.autoencoder) if config.restore and config.refiner is not None else None
     grains = restoration.load(config.autoencoder) if config.restore else []
     audit = gate.audit(config.cohort) if config.cohort is not None and config.gate else None
-    return Maker(config, decoder, model, grid, grains, trained, audit)
+    views = diffusion_stage.views(config.diffusion) if config.variation < 1 else None
+    return Maker(config, decoder, model, grid, grains, trained, audit, views)
 
 
 def summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -264,30 +284,46 @@ def _fill_up(maker: Maker, out: Path, records: list[dict[str, Any]], lacking: in
             records[index]["kept"] = True
 
 
-def sigmas_for(kind: Kind, sampler: SamplerName, steps: int, shift: float = 1.0) -> Tensor:
-    """Noise levels, descending to zero, at which a model of that parameterization is evaluated.
+def levels(config: GenerateStage, kind: Kind) -> Tensor:
+    """The noise levels of `sigmas_for` that `config` asks for."""
+    return sigmas_for(kind, config.sampler, config.steps, config.shift, config.variation)
 
-    A DDPM is evaluated at its own discrete levels: all 1000 of them when `sampler` is ``ddpm``, else `steps` evenly spaced ones.
+
+def sigmas_for(kind: Kind, sampler: SamplerName, steps: int, shift: float = 1.0, variation: float = 1.0) -> Tensor:
+    """Noise levels, descending to zero, at which a model of that parameterization is evaluated; none is above ``variation / (1 - variation)``.
+
+    A DDPM is evaluated at its own discrete levels: all of them when `sampler` is ``ddpm``, else `steps` evenly spaced ones.
     """
+    most = variation / (1 - variation) if variation < 1 else math.inf
     if kind == "ddpm":
-        levels = cosine_sigmas().flip(0)
-        if steps > len(levels):
-            raise InputError(f"--steps {steps}: a DDPM has {len(levels)} noise levels")
-        count = len(levels) if sampler == "ddpm" else steps
-        chosen = levels[torch.linspace(0, len(levels) - 1, count).round().long()]
+        every = cosine_sigmas().flip(0)
+        every = every[every <= most]
+        if steps > len(every):
+            below = f" up to --variation {variation:g}" if variation < 1 else ""
+            raise InputError(f"--steps {steps}: a DDPM has {len(every)} noise levels{below}")
+        count = len(every) if sampler == "ddpm" else steps
+        chosen = every[torch.linspace(0, len(every) - 1, count).round().long()]
         return torch.cat([chosen, torch.zeros(1, dtype=chosen.dtype)])
     count = 1000 if sampler == "ddpm" else steps
-    return flow_sigmas(count, shift=shift) if kind == "flow" else karras_sigmas(count)
+    return flow_sigmas(count, most, shift) if kind == "flow" else karras_sigmas(count, most)
 
 
 @torch.no_grad()
-def sample_latents(model: LatentModel, config: GenerateStage, indices: list[int], asked: list[Conditions]) -> Tensor:
-    """Latents of the autoencoder, (len(indices), C, X, Y, Z); each index has noise of its own, whatever the batch."""
-    sigmas = sigmas_for(model.parameterization, config.sampler, config.steps, config.shift)
+def sample_latents(
+    model: LatentModel, config: GenerateStage, indices: list[int], asked: list[Conditions], starts: Tensor | None = None
+) -> Tensor:  # fmt: skip
+    """Latents of the autoencoder, (len(indices), C, X, Y, Z); each index has noise of its own, whatever the batch.
+
+    The noise is added to `starts`, whitened and of that shape, where they are given.
+    """
+    sigmas = levels(config, model.parameterization)
     generators = [torch_generator(config.seed, "generate", i) for i in indices]
     noise = torch.stack([torch.randn(model.latent_shape, generator=g) for g in generators])
     noise = noise.to(next(model.network.parameters()).device, memory_format=torch.channels_last_3d)
-    x = sample(config.sampler, model.denoise(asked, config.guidance), noise * sigmas[0].float(), sigmas, generators)
+    x = noise * sigmas[0].float()
+    if starts is not None:
+        x = x + starts.to(x)
+    x = sample(config.sampler, model.denoise(asked, config.guidance), x, sigmas, generators)
     return model.unwhiten(x)
 
 

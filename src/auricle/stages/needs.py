@@ -179,7 +179,7 @@ def _generate(config: GenerateStage, known: Known) -> Need:
     batch = min(config.batch_size, config.count * (config.tries if config.gate else 1))
     sampling = passes.denoising(model.network, shape.latent_channels, passes.latent_grid(shape, known.grid.size), batch, False)
     decoding = passes.decoding(shape, known.grid.size, config.tile)
-    levels = len(generate.sigmas_for(model.parameterization, config.sampler, config.steps)) - 1
+    levels = len(generate.levels(config, model.parameterization)) - 1
     evaluations = (2 * levels - 1 if config.sampler == "heun" else levels) * (1 if config.guidance in (0.0, 1.0) else 2)
     audited = [known.split["train"], known.split["validation"]] if config.gate and config.cohort is not None else []
     descriptors = sum(len(p) for p in audited) * math.prod(known.grid.size) * math.prod(known.grid.spacing) * DESCRIPTOR_BYTES
