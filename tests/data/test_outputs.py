@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from auricle.core.anatomy import STRUCTURES
 from auricle.core.case import Case
 from auricle.core.errors import InputError
-from auricle.data.outputs import check_output, volumes, write_color_table, write_preview, write_volumes_csv
+from auricle.data.outputs import check_output, volumes, write_color_table, write_overlays, write_preview, write_volumes_csv
 from auricle.data.preprocess import AIR_HU
 
 AFFINE = np.diag([2.0, 2.0, 2.5, 1.0])
@@ -77,6 +77,26 @@ def test_preview_shows_the_patients_right_on_the_left(tmp_path: Path) -> None:
         assert places["RA"][1] < places["RV"][1] < places["LV"][1]
         assert places["RV"][0] < min(places["RA"][0], places["LV"][0])
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_pictures_of_a_wide_scan_show_the_heart(tmp_path: Path) -> None:
+    """What lies far from the labels is left out, so that a small heart in a wide scan fills the picture as much as in a narrow one."""
+    sizes = []
+    for margin in (20, 60):
+        image = np.full((40 + 2 * margin,) * 3, 40.0, np.float32)
+        label = np.zeros(image.shape, np.uint8)
+        label[margin + 5 : margin + 35, margin + 5 : margin + 35, margin + 5 : margin + 35] = 3
+        case = Case("a", image, np.diag([2.0, 2.0, 2.0, 1.0]), label)
+        write_preview(tmp_path / f"{margin}.png", case, label)
+        write_overlays(tmp_path / str(margin), case, label)
+        overlays = sorted((tmp_path / str(margin)).iterdir())
+        assert len(overlays) == 24
+        color = np.array(STRUCTURES[2].color) / 255
+        reds = [np.abs(imread(p)[..., :3] - color).sum(-1) < 0.3 for p in (tmp_path / f"{margin}.png", overlays[0])]
+        sizes.append([int(r.sum()) for r in reds])
+    assert sizes[0][0] == pytest.approx(sizes[1][0], rel=0.02)
+    assert sizes[0][1] == pytest.approx(sizes[1][1], rel=0.02)
+    assert min(sizes[0]) > 50
 
 
 def test_preview_without_a_heart(tmp_path: Path) -> None:

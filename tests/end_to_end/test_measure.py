@@ -118,6 +118,7 @@ def test_many_label_maps_find_their_partners_by_name(tmp_path: Path, capsys: pyt
     rows = rows_of(tmp_path / "out" / "measures.csv")
     assert {scan for scan, _ in rows} == {"p1", "p2"}
     assert rows["p2", "LV"]["dice"] == "1.0000"
+    assert capsys.readouterr().out == ""
     (tmp_path / "results" / "p1" / "labels.nii.gz").write_bytes(b"")
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
@@ -125,6 +126,25 @@ def test_many_label_maps_find_their_partners_by_name(tmp_path: Path, capsys: pyt
     assert stop.value.code == 2
     assert "1 of 2 label maps could not be measured: p1" in capsys.readouterr().err.splitlines()[-1]
     assert {scan for scan, _ in rows_of(tmp_path / "again" / "measures.csv")} == {"p2"}
+
+
+def test_means_over_label_maps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Volumes count where a structure is present, agreement also where only the reference has it."""
+    for name, label in (("a", boxes()), ("b", np.where(boxes() == ID["LV"], 0, boxes()))):
+        write(tmp_path / "results" / f"{name}.nii.gz", label.astype(np.uint8))
+        write(tmp_path / "truth" / f"{name}.nii.gz", boxes())
+    cli.main(["measure", str(tmp_path / "results"), "--reference", str(tmp_path / "truth"), "-o", str(tmp_path / "out")])
+    with (tmp_path / "out" / "means.csv").open() as file:
+        means = {row["structure"]: row for row in csv.DictReader(file)}
+    one = rows_of(tmp_path / "out" / "measures.csv")["a", "LV"]
+    assert means["LV"] | {"volume_ml_sd": ""} == means["LV"]
+    assert (means["LV"]["present"], means["LV"]["volume_ml"], means["LV"]["missed"]) == ("1", one["volume_ml"], "1")
+    assert (means["LV"]["dice"], means["LV"]["dice_sd"]) == ("0.5000", f"{0.5**0.5:.4f}")
+    assert (means["AO"]["present"], means["AO"]["volume_ml_sd"], means["AO"]["missed"]) == ("2", "0.00", "0")
+    assert (means["RV"]["present"], means["RV"]["volume_ml"], means["RV"]["dice"]) == ("0", "", "")
+    shown = capsys.readouterr().out
+    assert "present" in shown
+    assert "volume_ml_sd" in shown
 
 
 def test_label_maps_of_other_numberings(tmp_path: Path) -> None:

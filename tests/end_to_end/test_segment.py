@@ -80,6 +80,16 @@ def test_the_label_map_lies_on_the_scans_own_grid(turn: tuple[int, int, int], fl
     assert np.mean(nib.orientations.apply_orientation(upright, ornt) == result.case.label) > 0.999
 
 
+def test_unusual_anatomy_is_found() -> None:
+    """By the rules that judge generated pairs, in the scan's own orientation or another."""
+    case, truth = painted_case((64, 60, 56), (2.5, 2.5, 3.0))
+    bare = replace(case, image=np.where(truth == ID["LAA"], np.int16(-1000), case.image))
+    turned = replace(bare, image=bare.image[::-1], affine=bare.affine @ np.array([[-1, 0, 0, 63], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
+    assert "LAA is missing" not in segment.segment(trained(), case).findings
+    for scan in (bare, turned):
+        assert "LAA is missing" in segment.segment(trained(), scan).findings
+
+
 def test_windows_smaller_than_the_grid_give_the_same_labels() -> None:
     """The template answers voxel by voxel: where a window lies cannot matter to it."""
     case, _ = painted_case((64, 60, 56), (2.5, 2.5, 3.0))
@@ -247,6 +257,8 @@ def test_a_heart_that_the_field_of_view_cuts_is_segmented_and_said_to_be_partial
         said = capsys.readouterr().err
         assert described["heart_found"] is found
         assert ("cuts the heart" if found else "no heart was found") in said
+        assert bool(described["findings"]) is found
+        assert ("its anatomy is unusual" in said) is found
         if found:
             label = read_nifti(tmp_path / name / "labels.nii.gz")[0].astype(np.uint8)
             rows = {r["structure"]: r for r in json.loads((tmp_path / name / "volumes.json").read_text())}

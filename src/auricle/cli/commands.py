@@ -208,7 +208,7 @@ def measure_labels(options: Annotated[MeasureOptions, tyro.conf.arg(name="")], s
     for r in results:
         progress.event("measured", name=r.name, structures=r.rows, findings=r.findings, error=r.error)
     progress.event("finished", out=None if options.out is None else str(options.out), label_maps=len(results))
-    if not show.json:
+    if not show.json and not (show.quiet and options.out):
         print(measure.table(results))
     failed = [r.name for r in results if r.error is not None]
     if failed:

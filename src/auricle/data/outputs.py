@@ -29,6 +29,8 @@ WINDOW_WIDTH_HU = 900.0
 
 COLUMNS = ("structure", "volume_ml", "mean_hu", "touches_border", "partial", "confidence")
 """Columns of ``volumes.csv``."""
+AROUND_MM = 30.0
+"""What pictures show beside the labels."""
 OVERLAYS = 24
 """Most slices that get an overlay."""
 PADDING = 3
@@ -162,20 +164,22 @@ def write_structures(folder: Path, label: NDArray[np.uint8], affine: NDArray[np.
 def write_overlays(folder: Path, case: Case, label: NDArray[np.uint8]) -> None:
     """Write PNGs of axial slices through the labels, at most `OVERLAYS` evenly chosen: the patient's right on the left, anterior up.
 
-    ``axial-NNN.png`` is the slice that many above the lowest of the scan.
+    ``axial-NNN.png`` is the slice that many above the lowest of the scan. All show the same part of it: the labels and what is around them.
     """
     turned = orient(Case(case.id, case.image, case.affine, label))
     assert turned.label is not None
     there = np.flatnonzero(turned.label.any(axis=(0, 1)))
     if len(there) > OVERLAYS:
         there = there[np.linspace(0, len(there) - 1, OVERLAYS).round().astype(int)]
-    x, y, _ = [(np.arange(n) - (n - 1) / 2) * d for n, d in zip(turned.image.shape, turned.spacing, strict=True)]
+    ranges = _positions(turned)
+    x, y, _ = _seen(turned, ranges)
+    tall = 6.0 * (y[1] - y[0]) / (x[1] - x[0])
     for at in progress.track(there.tolist(), "overlays", len(there)):
-        figure = Figure(figsize=(6.0, max(1.0, 6.0 * (y[-1] - y[0]) / (x[-1] - x[0]))), dpi=120, facecolor="black")
+        figure = Figure(figsize=(6.0, max(1.0, tall) + 0.5), dpi=120, facecolor="black")
         FigureCanvasAgg(figure)
-        ax = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-        _draw(ax, turned, (0, 1, 2), at, (x, y))
-        ax.text(0.02, 0.5, "R", color="white", va="center", transform=ax.transAxes, fontsize=11)
+        ax = figure.add_axes((0.0, 0.5 / (max(1.0, tall) + 0.5), 1.0, max(1.0, tall) / (max(1.0, tall) + 0.5)))
+        _draw(ax, turned, (0, 1, 2), at, (ranges[0], ranges[1]), (x, y), ("R", "L"))
+        _legend(figure, turned.label, "lower center")
         with saving(folder / f"axial-{at:03d}.png") as temporary:
             figure.savefig(temporary, format="png", facecolor="black", metadata={"Software": None})
 
@@ -183,31 +187,52 @@ def write_overlays(folder: Path, case: Case, label: NDArray[np.uint8]) -> None:
 def write_preview(path: Path, case: Case, label: NDArray[np.uint8]) -> None:
     """Write a PNG of the axial, coronal and sagittal slices through the heart, with the label map over the scan.
 
-    The patient's right is on the left of the axial and coronal pictures and anterior on the left of the sagittal one;
-    anterior (axial) and superior are up. Without a heart the slices run through the middle of the scan.
+    The patient's right is on the left of the axial and coronal pictures and anterior on the left of the sagittal one; anterior (axial) and
+    superior are up. They show the labels and what is around them; without a heart, the whole of the slices through the middle of the scan.
     """
     turned = orient(Case(case.id, case.image, case.affine, label))
     assert turned.label is not None
-    at = _cut_at(turned)
-    ranges = [(np.arange(n) - (n - 1) / 2) * d for n, d in zip(turned.image.shape, turned.spacing, strict=True)]
-    widths = [r[-1] - r[0] for r in ranges]
+    at, ranges = _cut_at(turned), _positions(turned)
+    seen = _seen(turned, ranges)
+    widths = [high - low for low, high in seen]
     across, up = [widths[0], widths[0], widths[1]], [widths[1], widths[2], widths[2]]
     scale = 12.0 / sum(across)
     figure = Figure(figsize=(12.4, max(2.0, scale * max(up)) + 0.9), dpi=110, facecolor="black", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3, width_ratios=across)
-    views = (("axial", 0, 1, 2, "R", "L"), ("coronal", 0, 2, 1, "R", "L"), ("sagittal", 1, 2, 0, "A", "P"))
-    for ax, (name, h, v, normal, left, right) in zip(axes, views, strict=True):
-        _draw(ax, turned, (h, v, normal), at[normal], (ranges[h], ranges[v]))
+    views = (("axial", 0, 1, 2, ("R", "L")), ("coronal", 0, 2, 1, ("R", "L")), ("sagittal", 1, 2, 0, ("A", "P")))
+    for ax, (name, h, v, normal, sides) in zip(axes, views, strict=True):
+        _draw(ax, turned, (h, v, normal), at[normal], (ranges[h], ranges[v]), (seen[h], seen[v]), sides)
         ax.set_title(name, color="white", fontsize=11)
-        for text, x, side in ((left, 0.02, "left"), (right, 0.98, "right")):
-            ax.text(x, 0.5, text, color="white", ha=side, va="center", transform=ax.transAxes, fontsize=11)
-    there = np.unique(turned.label)
-    handles = [Patch(color=_COLORS[s.id], label=f"{s.key} {s.name}") for s in STRUCTURES if s.id in there]
-    if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=4, labelcolor="white", facecolor="black", fontsize=9)
+    _legend(figure, turned.label, "outside lower center")
     with saving(Path(path)) as temporary:
         figure.savefig(temporary, format="png", facecolor="black", metadata={"Software": None})
+
+
+def _positions(case: Case) -> list[NDArray[np.float64]]:
+    """Distances of the voxels from the scan's center along each axis, in mm."""
+    return [(np.arange(n) - (n - 1) / 2) * d for n, d in zip(case.image.shape, case.spacing, strict=True)]
+
+
+def _seen(case: Case, ranges: list[NDArray[np.float64]]) -> list[tuple[float, float]]:
+    """What pictures show of each axis in mm: the labels and `AROUND_MM` on either side, or all of the scan where it has none."""
+    assert case.label is not None
+    result = []
+    for axis, (at, step) in enumerate(zip(ranges, case.spacing, strict=True)):
+        there = np.flatnonzero(case.label.any(axis=tuple({0, 1, 2} - {axis})))
+        low, high = (at[there[0]] - AROUND_MM, at[there[-1]] + AROUND_MM) if there.size else (at[0], at[-1])
+        result.append((float(max(low, at[0] - step / 2)), float(min(high, at[-1] + step / 2))))
+    return result
+
+
+def _legend(figure: Figure, label: NDArray[np.uint8], place: str) -> None:
+    there = np.unique(label)
+    handles = [Patch(color=_COLORS[s.id], label=f"{s.key} {s.name}" if "outside" in place else s.key) for s in STRUCTURES if s.id in there]
+    if handles:
+        columns = 4 if "outside" in place else 8
+        figure.legend(
+            handles=handles, loc=place, ncols=columns, labelcolor="white", facecolor="black", fontsize=9, handlelength=1.2, columnspacing=1.2
+        )
 
 
 def _cut_at(case: Case) -> list[int]:
@@ -221,9 +246,13 @@ def _cut_at(case: Case) -> list[int]:
 
 
 def _draw(
-    ax: Any, case: Case, order: tuple[int, int, int], at: int, ranges: tuple[NDArray[np.float64], NDArray[np.float64]]
-) -> None:
-    """One slice: `order` gives the array axes across, up and through the picture; across runs from high to low index."""
+    ax: Any, case: Case, order: tuple[int, int, int], at: int, ranges: tuple[NDArray[np.float64], NDArray[np.float64]],
+    seen: tuple[tuple[float, float], tuple[float, float]], sides: tuple[str, str],
+) -> None:  # fmt: skip
+    """One slice: `order` gives the array axes across, up and through the picture; across runs from high to low index.
+
+    `ranges` are the voxels' positions across and up in mm, `seen` what is shown of them, `sides` the letters at the left and right edges.
+    """
     assert case.label is not None
     h, v, normal = order
     image, label = (np.take(a, at, axis=normal) for a in (case.image, case.label))
@@ -240,7 +269,14 @@ def _draw(
         mask = label == s.id
         if mask.any() and not mask.all():
             ax.contour(across, up, mask.astype(float), levels=[0.5], colors=[_COLORS[s.id]], linewidths=1.2)
-    ax.set_xlim(extent[1], extent[0])
-    ax.set_ylim(extent[2], extent[3])
+    (left, right), (bottom, top) = (seen[0][1], seen[0][0]), seen[1]
+    ax.set_xlim(left, right)
+    ax.set_ylim(bottom, top)
     ax.set_aspect("equal")
     ax.set_axis_off()
+    for text, x, side in ((sides[0], 0.02, "left"), (sides[1], 0.98, "right")):
+        ax.text(x, 0.5, text, color="white", ha=side, va="center", transform=ax.transAxes, fontsize=11)
+    bar, inset = (50.0 if left - right >= 100.0 else 10.0), 0.04 * (top - bottom)
+    start = left - 0.04 * (left - right)
+    ax.plot([start, start - bar], [bottom + inset] * 2, color="white", linewidth=2.0, solid_capstyle="butt")
+    ax.text(start - bar / 2, bottom + 1.4 * inset, f"{bar:g} mm", color="white", ha="center", va="bottom", fontsize=8)

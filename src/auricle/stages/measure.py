@@ -82,7 +82,7 @@ class Measured:
 
 
 def run(config: MeasureStage, out: Path | None, *, overwrite: bool = False) -> list[Measured]:
-    """Measure every label map; write ``measures.csv`` and ``measures.json`` into `out` where it is given.
+    """Measure every label map; write ``measures.csv``, ``means.csv`` and ``measures.json`` into `out` where it is given.
 
     A label map that cannot be read is reported, and the rest goes on. Raises `InputError` where nothing can be done.
     """
@@ -163,8 +163,15 @@ def find_labels(inputs: tuple[Path, ...]) -> list[Scan]:
 
 
 def table(results: list[Measured]) -> str:
-    """The measurements as text with aligned columns."""
-    head, *body = _cells(results)
+    """The measurements as text with aligned columns; of several label maps their means, too."""
+    parts = [_aligned(list(_cells(results)))]
+    if sum(r.error is None for r in results) > 1:
+        parts.append(_aligned(list(_means(results))))
+    return "\n\n".join(parts)
+
+
+def _aligned(lines: list[list[str]]) -> str:
+    head, *body = lines
     widths = [max(len(line[i]) for line in (head, *body)) for i in range(len(head))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in (head, *body))
 
@@ -222,6 +229,22 @@ def _cells(results: list[Measured]) -> Iterator[list[str]]:
             yield [result.name, *(_cell(k, row[k]) for k in columns)]
 
 
+def _means(results: list[Measured]) -> Iterator[list[str]]:
+    """Header and lines of the table over all label maps: mean and sample SD of each structure where it is present."""
+    columns = [c for c in _DIGITS if any(row.get(c) is not None for r in results for row in r.rows)]
+    missed = any("missed" in row for r in results for row in r.rows)
+    yield ["structure", "present", *(f"{c}{part}" for c in columns for part in ("", "_sd")), *(["missed"] if missed else [])]
+    for s in STRUCTURES:
+        rows = [row for r in results for row in r.rows if row["structure"] == s.key]
+        cells = [s.key, str(sum(row["volume_ml"] > 0 for row in rows))]
+        for column in columns:
+            # An absent structure has no volume; but one that only the reference has counts against the agreement.
+            values = [v for row in rows if (v := row.get(column)) is not None and (row["volume_ml"] > 0 or column in AGREEMENT)]
+            cells.append(_cell(column, float(np.mean(values)) if values else None))
+            cells.append(_cell(column, float(np.std(values, ddof=1)) if len(values) > 1 else None))
+        yield cells + ([str(sum(row.get("missed", False) for row in rows))] if missed else [])
+
+
 def _cell(column: str, value: Any) -> str:
     if value is None:
         return ""
@@ -233,6 +256,8 @@ def _cell(column: str, value: Any) -> str:
 def _write(results: list[Measured], out: Path) -> None:
     head, *body = _cells(results)
     write_table(out / "measures.csv", head, body)
+    head, *body = _means(results)
+    write_table(out / "means.csv", head, body)
     write_json(out / "measures.json", [
         {"name": r.name, "labels": str(r.path), "error": r.error, "findings": r.findings, "notices": r.notices,
          "structures": [{k: round(v, _DIGITS[k]) if k in _DIGITS and v is not None else v for k, v in row.items()} for row in r.rows]}

@@ -36,8 +36,9 @@ from auricle.data.outputs import (
     write_structures,
     write_volumes_csv,
 )
-from auricle.data.preprocess import ModelGrid, labels_to_source
+from auricle.data.preprocess import ModelGrid, labels_to_source, orient
 from auricle.data.reading import read_scan
+from auricle.phantom import check
 from auricle.stages import finetune, inference
 from auricle.stages.finetune import Trained
 from auricle.stages.hearts import clean, judge
@@ -110,6 +111,8 @@ class Segmentation:
     notices: tuple[str, ...]
     confidences: Mapping[str, float] = field(default_factory=dict)
     """The same of each structure that was found, by key."""
+    findings: tuple[str, ...] = ()
+    """What is unusual about the anatomy of the label map at the model's spacing, in words (`auricle.phantom.check`)."""
 
     def rows(self) -> list[VolumeRow]:
         """Volume, mean HU, contact with the scan's edge and confidence of every structure."""
@@ -161,10 +164,9 @@ def segment_file(model: Trained, config: SegmentStage, out: Path, scratch: Path,
         progress.notice(text)
     result = segment(model, case, tuple(notices), mirror=o.mirror, fast=o.fast)
     rows = result.rows()
-    finding = _finding(result, rows)
-    if finding:
-        progress.notice(f"{config.scan}: {finding}")
-        result = replace(result, notices=(*result.notices, f"{config.scan}: {finding}"))
+    for text in _remarks(result, rows):
+        progress.notice(f"{config.scan}: {text}")
+        result = replace(result, notices=(*result.notices, f"{config.scan}: {text}"))
     _write(result, rows, config, source, out, scratch, facts or {})
     return result
 
@@ -176,8 +178,12 @@ def segment(model: Trained, case: Case, notices: tuple[str, ...] = (), *, mirror
     if seen is None:
         return Segmentation(replace(case, label=np.zeros(shape, np.uint8)), False, 0.0, notices)
     confidences = {s.key: float(seen.probabilities[s.id][seen.label == s.id].mean()) for s in STRUCTURES if (seen.label == s.id).any()}
+    coarse = orient(Case(case.id, seen.label, seen.affine, seen.label))
     label, found, confidence = _returned(seen, shape, case.affine, model.grid.spacing)
-    return Segmentation(replace(case, label=label), found, confidence, notices, confidences if found else {})
+    if not found:
+        return Segmentation(replace(case, label=label), False, confidence, notices)
+    assert coarse.label is not None
+    return Segmentation(replace(case, label=label), True, confidence, notices, confidences, tuple(check(coarse.label, coarse.spacing)))
 
 
 def to_scan(
@@ -244,12 +250,16 @@ def _source(scan: Path, series: str | None) -> SourceImages:
     raise InputError(f"{scan}: --format dicom-seg must refer to the images of a DICOM series, which this file is not; {way_out}")
 
 
-def _finding(result: Segmentation, rows: list[VolumeRow]) -> str | None:
+def _remarks(result: Segmentation, rows: list[VolumeRow]) -> list[str]:
     """What the user should know about the heart in the scan."""
     if not result.heart_found:
-        return "no heart was found; the label map is empty"
+        return ["no heart was found; the label map is empty"]
     cut = [row.structure for row in rows if row.partial and row.structure in HEART]
-    return f"the field of view cuts the heart ({', '.join(cut)}); these volumes are parts of the true ones" if cut else None
+    remarks = [f"the field of view cuts the heart ({', '.join(cut)}); these volumes are parts of the true ones"] if cut else []
+    if result.findings:
+        more = f" and {len(result.findings) - 1} more (findings in {DESCRIPTION})" if len(result.findings) > 1 else ""
+        remarks.append(f"look at the label map, its anatomy is unusual: {result.findings[0]}{more}")
+    return remarks
 
 
 def _write(
@@ -267,7 +277,8 @@ def _write(
         write_json(scratch / DESCRIPTION, {
             "heart_found": result.heart_found, "confidence": round(result.confidence, 4),
             "structures": {k: round(v, 4) for k, v in result.confidences.items()}, "partial": [r.structure for r in rows if r.partial],
-            "notices": list(result.notices), "model": finetune.identity(config.model), "options": to_json(config.options),
+            "notices": list(result.notices), "findings": list(result.findings), "model": finetune.identity(config.model),
+            "options": to_json(config.options),
             "version": __version__, **facts,
         })  # fmt: skip
         if out.is_dir() and not config.overwrite:
