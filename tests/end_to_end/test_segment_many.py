@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,10 @@ def test_a_dicom_series_and_the_same_scan_as_nifti_get_the_same_labels(
     assert all(0.5 < v <= 1 for v in described["structures"].values())
     assert len(list((tmp_path / "b" / "overlays").iterdir())) == 2
     assert (tmp_path / "b" / "heart.glb").stat().st_size > 10_000
+    run(shutil.make_archive(str(tmp_path / "zipped"), "zip", series), "-o", tmp_path / "c", "--format", "dicom-seg")
+    zipped = highdicom.seg.segread(tmp_path / "c" / "segmentation.dcm")
+    assert np.array_equal(zipped.pixel_array, seg.pixel_array)
+    assert zipped.ReferencedSeriesSequence == seg.ReferencedSeriesSequence
 
 
 def lps(affine: Any) -> Any:
@@ -273,6 +278,10 @@ def test_a_dicom_segmentation_of_a_nifti_file_is_refused(model: Path, tmp_path: 
         run(scans / "a.nii.gz", "-o", tmp_path / "out", "--model", model, "--format", "dicom-seg")
     error = capsys.readouterr().err
     assert "must refer to the images of a DICOM series" in error
+    shutil.make_archive(str(tmp_path / "zipped"), "zip", scans)
+    with pytest.raises(SystemExit):
+        run(tmp_path / "zipped.zip", "-o", tmp_path / "out", "--model", model, "--format", "dicom-seg")
+    assert f"{tmp_path / 'zipped.zip'}: " in capsys.readouterr().err
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -225,7 +225,7 @@ def _seen(case: Case, ranges: list[NDArray[np.float64]]) -> list[tuple[float, fl
     return result
 
 
-def _legend(figure: Figure, label: NDArray[np.uint8], place: str) -> None:
+def _legend(figure: Figure, label: NDArray[np.uint8], place: Literal["lower center", "outside lower center"]) -> None:
     there = np.unique(label)
     handles = [Patch(color=_COLORS[s.id], label=f"{s.key} {s.name}" if "outside" in place else s.key) for s in STRUCTURES if s.id in there]
     if handles:

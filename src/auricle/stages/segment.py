@@ -6,7 +6,8 @@ does this for many scans.
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,7 @@ from auricle.core.config import digest, to_json
 from auricle.core.errors import InputError
 from auricle.core.files import scratch_folder, write_json
 from auricle.data import dicom_seg, meshes
+from auricle.data.archive import unpacked
 from auricle.data.dicom import SourceImages, source_images
 from auricle.data.dicom_files import is_dicom, series_of
 from auricle.data.geometry import check_axis_code
@@ -155,19 +157,19 @@ def load(folder: Path, options: Options) -> Trained:
 def segment_file(model: Trained, config: SegmentStage, out: Path, scratch: Path, facts: Mapping[str, str] | None = None) -> Segmentation:
     """Read, segment and write one scan; `scratch` is the folder that becomes `out`, `facts` go to ``segmentation.json``."""
     o = config.options
-    source = _source(config.scan, o.series) if "dicom-seg" in o.formats else None
-    case, notices = read_scan(
-        config.scan, series=o.series, assume_orientation=o.assume_orientation, volume_index=o.volume_index, not_hu=o.not_hu
-    )
-    check_output(out, size=int(case.image.size * DISK_BYTES), overwrite=config.overwrite)
-    for text in notices:
-        progress.notice(text)
-    result = segment(model, case, tuple(notices), mirror=o.mirror, fast=o.fast)
-    rows = result.rows()
-    for text in _remarks(result, rows):
-        progress.notice(f"{config.scan}: {text}")
-        result = replace(result, notices=(*result.notices, f"{config.scan}: {text}"))
-    _write(result, rows, config, source, out, scratch, facts or {})
+    with _source(config.scan, o.series) if "dicom-seg" in o.formats else nullcontext() as source:
+        case, notices = read_scan(
+            config.scan, series=o.series, assume_orientation=o.assume_orientation, volume_index=o.volume_index, not_hu=o.not_hu
+        )
+        check_output(out, size=int(case.image.size * DISK_BYTES), overwrite=config.overwrite)
+        for text in notices:
+            progress.notice(text)
+        result = segment(model, case, tuple(notices), mirror=o.mirror, fast=o.fast)
+        rows = result.rows()
+        for text in _remarks(result, rows):
+            progress.notice(f"{config.scan}: {text}")
+            result = replace(result, notices=(*result.notices, f"{config.scan}: {text}"))
+        _write(result, rows, config, source, out, scratch, facts or {})
     return result
 
 
@@ -238,16 +240,27 @@ def fingerprint(scan: str, model: Path, options: Options) -> str:
     return digest({"scan": scan, "model": finetune.identity(model), "options": to_json(options), "version": __version__})
 
 
-def _source(scan: Path, series: str | None) -> SourceImages:
-    """The images that a DICOM segmentation refers to; raises `InputError` where the scan is no DICOM series."""
+@contextmanager
+def _source(scan: Path, series: str | None) -> Iterator[SourceImages]:
+    """The images that a DICOM segmentation refers to; those of a .zip exist inside the `with` alone.
+
+    Raises `InputError` where the scan is no DICOM series.
+    """
     if not scan.exists():
         raise InputError(f"{scan}: no such file or folder")
     if scan.is_dir():
-        return source_images(scan, series)
-    if scan.is_file() and is_dicom(scan):
-        return source_images(scan.parent, series_of(scan) if series is None else series)
-    way_out = "unpack it and give the folder" if scan.suffix == ".zip" else "give the DICOM series, or take --format nifti"
-    raise InputError(f"{scan}: --format dicom-seg must refer to the images of a DICOM series, which this file is not; {way_out}")
+        yield source_images(scan, series)
+    elif scan.suffix == ".zip":
+        with unpacked(scan) as folder:
+            try:
+                yield source_images(folder, series)
+            except InputError as error:
+                raise InputError(str(error).replace(str(folder), str(scan))) from None
+    elif is_dicom(scan):
+        yield source_images(scan.parent, series_of(scan) if series is None else series)
+    else:
+        what = "must refer to the images of a DICOM series, which this file is not"
+        raise InputError(f"{scan}: --format dicom-seg {what}; give the DICOM series, or take --format nifti")
 
 
 def _remarks(result: Segmentation, rows: list[VolumeRow]) -> list[str]:
