@@ -228,6 +228,7 @@ def test_the_names_of_a_table_default_to_those_of_the_scans(loose: Path) -> None
     [
         ("scan,label\na,b\n", "needs the columns image and label"),
         ("", "needs the columns image and label"),
+        ("image,label\nnone.nii.gz,\n,a\nmasks/m0.nii.gz,\nno.nii,\n", r"line 2: no such file or folder: .*; 2 more lines are wrong \(3, 5\)"),
         ("image,label\nnone.nii.gz,\n", r"line 2: no such file or folder: .*none\.nii\.gz"),
         ("image,label\n,masks/m0.nii.gz\n", "line 2: names no image"),
         ("image,label\n", "no scans found"),

@@ -58,19 +58,35 @@ def table_pairs(path: Path, label_map: Mapping[int, int] | None) -> list[PairPat
     Relative paths are relative to the CSV; an empty label is a scan without a label map.
     """
     pairs: list[PairPath] = []
+    taken: set[str] = set()
+    wrong: list[str] = []
     for row in read_table(path, "image", "label"):
-        if "image" not in row.cells:
-            raise InputError(f"{row.place}: names no image")
-        image, label = (None if (v := row.cells.get(c)) is None else path.parent / v for c in ("image", "label"))
-        assert image is not None
-        for file in (image, label):
-            if file is not None and not file.exists():
-                raise InputError(f"{row.place}: no such file or folder: {file}")
-        name = check_id(row.cells.get("id") or scan_name(image), row.place)
-        if any(p.id.casefold() == name.casefold() for p in pairs):
-            raise InputError(f"{row.place}: a second case is called {name}; give each a name of its own in the column id")
-        pairs.append(PairPath(name, image, label, row.cells.get("patient"), label_map, row.attributes()))
+        try:
+            pairs.append(_listed(row, path, taken, label_map))
+            taken.add(pairs[-1].id.casefold())
+        except InputError as error:
+            wrong.append(str(error))
+    if len(wrong) > 1:
+        lines = [text.removeprefix(f"{path}, line ").partition(":")[0] for text in wrong[1:9]]
+        raise InputError(f"{wrong[0]}; {len(wrong) - 1} more lines are wrong ({', '.join(lines)}{', ..' if len(wrong) > 9 else ''})")
+    if wrong:
+        raise InputError(wrong[0])
     return pairs
+
+
+def _listed(row: Row, path: Path, taken: set[str], label_map: Mapping[int, int] | None) -> PairPath:
+    """The pair of one line; `taken` are the ids of those before it."""
+    if "image" not in row.cells:
+        raise InputError(f"{row.place}: names no image")
+    image, label = (None if (v := row.cells.get(c)) is None else path.parent / v for c in ("image", "label"))
+    assert image is not None
+    for file in (image, label):
+        if file is not None and not file.exists():
+            raise InputError(f"{row.place}: no such file or folder: {file}")
+    name = check_id(row.cells.get("id") or scan_name(image), row.place)
+    if name.casefold() in taken:
+        raise InputError(f"{row.place}: a second case is called {name}; give each a name of its own in the column id")
+    return PairPath(name, image, label, row.cells.get("patient"), label_map, row.attributes())
 
 
 def with_table(pairs: list[PairPath], path: Path) -> list[PairPath]:
