@@ -21,9 +21,9 @@ def test_a_finished_run_is_done_for_its_own_configuration_alone(tmp_path: Path) 
     assert Run(tmp_path / "r", "generate", {"a": 1}, {}).done
     other = Run(tmp_path / "r", "generate", {"a": 2}, {})
     assert not other.done
-    with pytest.raises(InputError, match=r"config\.a: 1 -> 2"):
+    with pytest.raises(InputError, match=r"holds another run \(a: 1 -> 2\)"):
         other.begin()
-    with pytest.raises(InputError, match="holds another run"):
+    with pytest.raises(InputError, match=r"holds another run \(the upstream it was made from has changed\)"):
         Run(tmp_path / "r", "generate", {"a": 1}, {"upstream": "changed"}).begin()
 
 

@@ -48,7 +48,7 @@ class Run:
         existing, outdated = self.folder / "config.json", False
         if existing.exists():
             before = _description_of(self.folder)
-            changes = configs.differences(before, self.description)
+            changes = _changes(before, self.description)
             outdated = renew and bool(changes) and {**before, "inputs": None} == {**self.description, "inputs": None}
             if changes and not outdated:
                 raise InputError(f"{self.folder} holds another run ({'; '.join(changes[:4])}): choose another --out or remove that folder")
@@ -166,6 +166,15 @@ def _is_file(path: Path, descriptor: int) -> bool:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except OSError:
         return False
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What is another than before, in words: settings with both values; of inputs, whose fingerprints tell a reader nothing, the names."""
+    keep = {"stage", "config"}
+    settings = configs.differences({k: before.get(k) for k in keep}, {k: now.get(k) for k in keep})
+    old, new = before.get("inputs") or {}, now.get("inputs") or {}
+    inputs = [name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]
+    return [line.removeprefix("config.") for line in settings] + [f"the {name} it was made from has changed" for name in inputs]
 
 
 def fingerprint_of(folder: Path) -> str | None:
