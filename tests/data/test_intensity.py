@@ -7,7 +7,7 @@ import torch
 
 from auricle.core.anatomy import ID
 from auricle.data.augment import any_scanner
-from auricle.data.intensity import IntensityConfig, IntensityDraw, Streaks, apply, draw, gaussian, retime
+from auricle.data.intensity import IntensityConfig, IntensityDraw, Streaks, apply, draw, factors_for, gaussian, retime
 
 SPACING = (2.0, 2.0, 3.0)
 ALL = any_scanner().intensity
@@ -62,6 +62,19 @@ def test_another_timing_scales_each_side_of_the_heart_and_leaves_muscle_and_lung
     # From one side to the other without an edge.
     assert float(after[:, 12, 12].diff().abs().max()) < 120
     assert torch.allclose(retime(image, label, 1.0, 1.0, SPACING), image, atol=0.01)
+
+
+def test_blood_of_both_sides_can_be_brought_to_one_brightness_and_bone_far_away_stays() -> None:
+    label = torch.zeros(60, 20, 20, dtype=torch.uint8)
+    label[4:14], label[16:26] = ID["LV"], ID["RA"]
+    image = torch.full(label.shape, 90.0)
+    image[4:14], image[16:26], image[55:] = 400.0, 160.0, 700.0
+    for blood in (40.0, 120.0):
+        after = retime(image, label, *factors_for(blood, image, label), (3.0, 3.0, 3.0))
+        assert float(after[9, 10, 10]) == pytest.approx(blood, abs=9)
+        assert float(after[21, 10, 10]) == pytest.approx(blood, abs=9)
+        assert torch.allclose(after[57:], image[57:], atol=5.0)
+    assert factors_for(40.0, image, torch.zeros_like(label)) == (1.0, 1.0)
 
 
 def test_smoothing_keeps_the_mean_and_lowers_the_spread() -> None:

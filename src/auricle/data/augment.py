@@ -11,6 +11,8 @@ from auricle.data import intensity
 from auricle.data.intensity import IntensityConfig, IntensityDraw
 
 Triple = tuple[int, int, int]
+EVEN_HU = (35.0, 160.0)
+"""Blood without contrast agent, and of a venous phase at its brightest."""
 WARP_PERIOD_MM = 36.0
 """Distance of the control points of a warp: about the width of a chamber."""
 _SPLINE_SD = (151 / 315) ** 1.5
@@ -41,6 +43,8 @@ class AugmentConfig:
     """HU added by the contrast boost to what is brighter than muscle."""
     timing: float = 0.0
     """SD of the logarithm of two factors on the enhancement, one of the left and one of the right heart: another timing of the contrast agent."""
+    even_probability: float = 0.0
+    """Probability of blood of one brightness on both sides instead: a venous scan, or one without contrast agent."""
     rotation_degrees: float = 0.0
     """SD of the rotation about each axis."""
     scale: float = 0.0
@@ -57,7 +61,7 @@ class AugmentConfig:
     """Probability that one side of the field of view is cut off (set to air and background)."""
 
     def __post_init__(self) -> None:
-        for name in ("flip", "center_crop", "location_crop", "far", "boost", "cut"):
+        for name in ("flip", "center_crop", "location_crop", "far", "boost", "even", "cut"):
             if not 0.0 <= getattr(self, f"{name}_probability") <= 1.0:
                 raise ValueError(f"--augment.{name.replace('_', '-')}-probability must lie in 0..1")
         if not 0.0 <= self.warp_mm <= WARP_PERIOD_MM / 6:
@@ -82,7 +86,7 @@ def segmenter() -> AugmentConfig:
 def few_cases() -> AugmentConfig:
     """Shapes and contrast varied for a generator of a few cases, which would learn them by heart; what a scanner does to an image is left alone."""
     return AugmentConfig(
-        location_crop_probability=1.0, shift_mm=6.0, rotation_degrees=6.0, scale=0.10, stretch=0.06, warp_mm=3.0, timing=0.3,
+        location_crop_probability=1.0, shift_mm=6.0, rotation_degrees=6.0, scale=0.10, stretch=0.06, warp_mm=3.0, timing=0.3, even_probability=0.25,
         intensity=IntensityConfig(gain=0.15, gamma=0.1),
     )  # fmt: skip
 
@@ -115,6 +119,8 @@ class Draw:
     """Axis, whether its upper end, and the share of the field of view that is cut off."""
     warp: tuple[float, int] | None = None
     """SD of a smooth displacement in mm, and its seed."""
+    blood_hu: float | None = None
+    """HU of blood on both sides, in the place of `timing`."""
 
 
 def draw(config: AugmentConfig, extent_mm: tuple[float, float, float], generator: torch.Generator) -> Draw:
@@ -141,11 +147,15 @@ def draw(config: AugmentConfig, extent_mm: tuple[float, float, float], generator
     values = intensity.draw(config.intensity, generator)
     # Drawn last and only where it is asked for: what else is drawn stays the same without it.
     warp = (config.warp_mm, int(torch.randint(2**31, (), generator=generator))) if config.warp_mm else None
+    blood = None
+    if config.even_probability:
+        chance, level = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        blood = EVEN_HU[0] + (EVEN_HU[1] - EVEN_HU[0]) * level if chance < config.even_probability else None
     return Draw(
         matrix=tuple(tuple(row) for row in matrix.tolist()), shift_mm=(shift[0], shift[1], shift[2]),
         boost_hu=config.boost_hu if u[7] < config.boost_probability else 0.0,
         timing=(math.exp(config.timing * n[8]), math.exp(config.timing * n[9])),
-        cut=cut, intensity=values, continue_edges=config.continue_edges, warp=warp,
+        cut=cut, intensity=values, continue_edges=config.continue_edges, warp=warp, blood_hu=blood,
     )  # fmt: skip
 
 
@@ -166,8 +176,10 @@ def apply(
     if params.boost_hu:
         # Fades in between muscle and contrasted blood, so that no step appears.
         moved = moved + params.boost_hu * ((moved - 60.0) / 60.0).clamp(0.0, 1.0)
-    if params.timing != (1.0, 1.0) and picked is not None:
-        moved = intensity.retime(moved, picked, *params.timing, spacing)
+    if picked is not None:
+        timing = params.timing if params.blood_hu is None else intensity.factors_for(params.blood_hu, moved, picked)
+        if timing != (1.0, 1.0):
+            moved = intensity.retime(moved, picked, *timing, spacing)
     moved = intensity.apply(params.intensity, moved, spacing)
     if params.cut:
         moved, picked = _cut(params.cut, moved, picked)

@@ -88,12 +88,33 @@ class Scales:
     sd: tuple[float, ...]
 
 
-def measured(attributes: Mapping[str, Any], label: NDArray[np.uint8], spacing: tuple[float, float, float]) -> Conditions:
+def timing_of(left_hu: float, right_hu: float) -> Contrast:
+    """The timing that blood of so many HU in the left and in the right ventricle is named by.
+
+    As virtual patients have it: alike and hardly brighter than muscle, alike and faint, brighter on the right, washed out there, or bright on
+    both sides. The last two go over into each other.
+    """
+    if max(left_hu, right_hu) < 65.0:
+        return "none"
+    if right_hu > 1.4 * left_hu:
+        return "early"
+    if max(left_hu, right_hu) < 180.0 and right_hu > 0.75 * left_hu:
+        return "venous"
+    return "mixed" if right_hu > 240.0 else "chase"
+
+
+def measured(
+    attributes: Mapping[str, Any], label: NDArray[np.uint8], spacing: tuple[float, float, float], image: NDArray[Any] | None = None
+) -> Conditions:  # fmt: skip
     """The conditions that a case fulfills: volumes and location from its label map [x, y, z], the rest from its attributes.
 
-    An attribute that is missing, or is not one of the values known here, stays open; so does the volume of a structure that is not there.
+    An attribute that is missing, or is not one of the values known here, stays open, but for the contrast timing where there is an `image`
+    [x, y, z] in HU to see it in (`timing_of`). So does the volume of a structure that is not there.
     """
     sex, contrast, phase, metal = (attributes.get(k) for k in ("sex", "contrast", "phase", "metal"))
+    if contrast not in CONTRASTS and image is not None:
+        left, right = (image[label == ID[k]] for k in ("LV", "RV"))
+        contrast = timing_of(float(np.median(left)), float(np.median(right))) if left.size and right.size else None
     counts = np.bincount(label.ravel(), minlength=LABEL_COUNT) * float(np.prod(spacing)) / 1000.0
     affine = np.diag([*spacing, 1.0])
     heart = heart_center(label, affine)

@@ -153,15 +153,28 @@ def apply(params: IntensityDraw, image: Tensor, spacing: Spacing) -> Tensor:
 def retime(image: Tensor, label: Tensor, left: float, right: float, spacing: Spacing) -> Tensor:
     """The image (X, Y, Z) in HU as with another timing of the contrast agent: the enhancement times `left` in the left heart, `right` in the right.
 
-    `label` (X, Y, Z) says where the two lie. Vessels without a label follow the side that is nearer, and far from both the mean of the two, so
-    that no edge appears.
+    `label` (X, Y, Z) says where the two lie. Vessels without a label follow the side that is nearer; far from both, where bone is as bright as
+    blood, nothing changes.
     """
     sd = (SIDE_MM / spacing[0], SIDE_MM / spacing[1], SIDE_MM / spacing[2])
     masks = [torch.isin(label, side).float() for side in (_LEFT, _RIGHT)]
     # Inside a chamber its own side counts most, however near the other one is.
     near_left, near_right = (gaussian(mask, sd) + 3 * mask for mask in masks)
-    factor = (near_left * left + near_right * right + 0.03 * (left + right) / 2) / (near_left + near_right + 0.03)
+    factor = (near_left * left + near_right * right + 0.03) / (near_left + near_right + 0.03)
     return torch.where(image > MUSCLE_HU, MUSCLE_HU + (image - MUSCLE_HU) * factor, image)
+
+
+def factors_for(blood_hu: float, image: Tensor, label: Tensor) -> tuple[float, float]:
+    """Factors of `retime` that bring blood of the left and of the right heart to `blood_hu`: a venous scan, or one without contrast agent.
+
+    Below `MUSCLE_HU` they are negative. A side that is not enhanced, or not in view, keeps what it has.
+    """
+    factors = []
+    for side in (_LEFT, _RIGHT):
+        blood = image[torch.isin(label, side)]
+        excess = float(blood.median()) - MUSCLE_HU if len(blood) else 0.0
+        factors.append(min((blood_hu - MUSCLE_HU) / excess, 4.0) if excess > 10.0 else 1.0)
+    return factors[0], factors[1]
 
 
 def gaussian(image: Tensor, sd: tuple[float, float, float]) -> Tensor:

@@ -17,6 +17,7 @@ from auricle.data import conditions
 from auricle.data.augment import AugmentConfig
 from auricle.data.conditions import Conditions, Scales
 from auricle.data.labelcode import pack
+from auricle.data.preprocess import to_hu
 from auricle.diffusion.guidance import guided
 from auricle.diffusion.parameterization import Denoise, Kind, denoiser, denoising_loss, parameterization
 from auricle.models.autoencoder import Autoencoder
@@ -219,7 +220,10 @@ def _encode(encoder: Autoencoder, pairs: Pairs, index: int, view: int, config: D
         image, label = pairs.plain(index)
     else:
         image, label = pairs.batch([index], config.augment, torch_generator(config.seed, "view", index, view))
-    met = conditions.measured(pairs.items[index].attributes, label[0].numpy(), pairs.grid.spacing)
+    attributes = pairs.items[index].attributes
+    if view and (config.augment.timing or config.augment.even_probability):
+        attributes = {k: v for k, v in attributes.items() if k != "contrast"}  # the view shows another
+    met = conditions.measured(attributes, label[0].numpy(), pairs.grid.spacing, to_hu(image[0, 0].numpy()))
     device = next(encoder.parameters()).device
     image = image.to(device, memory_format=torch.channels_last_3d)
     mean, std = encoder.encode(image, pack(label.to(device)))
