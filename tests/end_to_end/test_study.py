@@ -79,6 +79,23 @@ def test_only_what_an_arm_asks_for_is_planned(tiny: recipes.Recipe, tmp_path: Pa
     assert not [s.name for s in made.steps if s.name.split()[0] in ("autoencoder", "diffusion", "generate", "pretrain")]
 
 
+def test_ours_plus_learns_from_pairs_that_start_from_its_own_cases(tiny: recipes.Recipe, tmp_path: Path) -> None:
+    config = replace(CONFIG, arms=("ours-plus", "varied-baseline"), labelled=(3,), ratio=(1.0,), budget=("4",))
+    made = plan(tiny, tmp_path, config)
+    run_steps(made.steps)
+    fold_ = tmp_path / "folds" / "n03-s0"
+    assert read_json(fold_ / "varied-3" / "pairs.json")["variation"] == tiny.variation < 1
+    stages = {name: read_json(fold_ / "arms" / f"{name}-4" / "config.json")["config"] for name in ("ours-plus-r1", "varied-baseline")}
+    assert stages["ours-plus-r1"]["generated"] == str(fold_ / "varied-3")
+    assert read_json(fold_ / "pretrain-varied-3" / "config.json")["config"]["generated"] == str(fold_ / "varied-3")
+    assert stages["varied-baseline"]["generated"] is None
+    for augmentation in (s["augment"] for s in stages.values()):
+        assert augmentation["warp_mm"] > 0
+        assert augmentation["even_probability"] > 0
+    # No pair from noise alone is asked for.
+    assert not (fold_ / "generate-3").exists()
+
+
 def test_the_generator_of_a_fold_sees_no_case_beyond_it(study: Path) -> None:
     for folder in (study / "folds").iterdir():
         own = {c["id"]: c["split"] for c in read_json(folder / "cohort" / "cases.json")["cases"]}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from auricle.data import augment
 from auricle.stages.finetune import FinetuneStage
 
 _NOWHERE = Path()
@@ -32,6 +33,10 @@ class Shared:
     """Folder of the U-Net pre-trained on the labeled images alone."""
     pretrained_both: Path = _NOWHERE
     """Folder of the U-Net pre-trained on generated and labeled images."""
+    varied: Path = _NOWHERE
+    """Folder of generated pairs that start from noised views of the labeled cases."""
+    pretrained_varied: Path = _NOWHERE
+    """Folder of the U-Net pre-trained on those."""
 
 
 Arm = Callable[[Shared], FinetuneStage]
@@ -77,11 +82,32 @@ def both_pretraining(shared: Shared) -> FinetuneStage:
     return replace(shared.finetune, generated=None, pretrained=shared.pretrained_both)
 
 
+def varied_baseline(shared: Shared) -> FinetuneStage:
+    """The baseline with the shapes and timings of the generator's augmentation in its own: what `ours-plus` owes to that alone."""
+    return _with_variety(baseline(shared))
+
+
+def ours_plus(shared: Shared) -> FinetuneStage:
+    """`ours` on pairs that start from noised views, with what its ablation has kept (docs/results/study.md).
+
+    Labeled cases are visited as often as generated pairs, and alone in the last 40% of the steps; pairs are continued beyond their edges; shapes
+    and timings vary as in the generator's training.
+    """
+    stage = _with_variety(replace(shared.finetune, generated=shared.varied, pretrained=shared.pretrained_varied))
+    often = max(1, round(stage.ratio))
+    return replace(stage, augment=replace(stage.augment, continue_edges=True), real_weight=often, real_from=0.6)
+
+
+def _with_variety(stage: FinetuneStage) -> FinetuneStage:
+    wide = augment.few_cases()
+    return replace(stage, augment=replace(stage.augment, warp_mm=wide.warp_mm, timing=wide.timing, even_probability=wide.even_probability))
+
+
 ARMS: dict[str, Arm] = {"baseline": baseline, "medical-diffusion": medical_diffusion, "ours": ours}
 """Name of each arm of a single run, as in tables and folders."""
 STUDY_ARMS: dict[str, Arm] = {
     **ARMS, "real-upper-bound": real_upper_bound, "decoded-upper-bound": decoded_upper_bound, "generated-only": generated_only,
-    "real-pretraining": real_pretraining, "both-pretraining": both_pretraining,
+    "real-pretraining": real_pretraining, "both-pretraining": both_pretraining, "varied-baseline": varied_baseline, "ours-plus": ours_plus,
 }  # fmt: skip
 """Arms of a study."""
 

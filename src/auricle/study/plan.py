@@ -35,7 +35,7 @@ EARLY = "early"
 """The paper's budget: a constant rate, at most 300 epochs, and an end after ten epochs without improvement."""
 
 
-COUNTED = ("extra", "decoded", "generate", "pretrain", "pretrain-both")
+COUNTED = ("extra", "decoded", "generate", "pretrain", "pretrain-both", "varied", "pretrain-varied")
 """Folders of a fold that hold or have seen as many pairs as the largest ratio asks for."""
 
 
@@ -51,6 +51,8 @@ class Recipe:
     generate: GenerateStage
     pretrain: PretrainStage
     finetune: FinetuneStage
+    variation: float = 0.8
+    """`GenerateStage.variation` of the pairs of `ours-plus`."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,10 @@ def _plan_fold(
     resources = _resources(recipe, folder, whole, labelled, count, common)
     stage = replace(recipe.finetune, cohort=folder / "cohort", hold_out="validation", **common)
     at = _folders(folder, count)
-    shared = Shared(stage, *(at[name] for name in ("generate", "pretrain", "extra", "decoded", "pretrain-real", "pretrain-both")))
+    shared = Shared(
+        stage, generated=at["generate"], pretrained=at["pretrain"], extra=at["extra"], decoded=at["decoded"], pretrained_real=at["pretrain-real"],
+        pretrained_both=at["pretrain-both"], varied=at["varied"], pretrained_varied=at["pretrain-varied"],
+    )  # fmt: skip
     trained: dict[str, Path] = {}
     arms: list[Step] = []
     cells: dict[Cell, None] = {}
@@ -223,9 +228,11 @@ def _resources(recipe: Recipe, folder: Path, whole: Path, labelled: int, count: 
         *refining,
         Step(f"diffusion {folder.name}", diffusion.run, replace(recipe.diffusion, autoencoder=at["autoencoder"], **own), at["diffusion"]),
         Step(f"generate {folder.name}", generate.run, made, at["generate"]),
+        Step(f"vary {folder.name}", generate.run, replace(made, variation=recipe.variation, tries=4), at["varied"]),
         Step(f"decoded {folder.name}", round_trip.run, RoundTripStage(at["extra"], at["autoencoder"]), at["decoded"]),
         Step(f"pretrain {folder.name}", pretrain.run, replace(learning, generated=at["generate"], cohort=None), at["pretrain"]),
         Step(f"pretrain {folder.name} both", pretrain.run, replace(learning, generated=at["generate"]), at["pretrain-both"]),
+        Step(f"pretrain {folder.name} varied", pretrain.run, replace(learning, generated=at["varied"], cohort=None), at["pretrain-varied"]),
     ]
 
 
