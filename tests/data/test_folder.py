@@ -163,6 +163,13 @@ def test_sheared_pair_stays_together(tmp_path: Path) -> None:
     assert any("right-angled" in n for n in notices)
     assert np.isclose((case.label == 3).sum(), 600, rtol=0.05)
     assert ((case.label == 3) == (case.image > -300)).mean() > 0.99
+    # A label map on the right-angled grid, as `auricle segment` writes it, is as good; one elsewhere is not.
+    write_nifti(tmp_path / "a_seg.nii", case.label, case.affine, dtype=np.int16)
+    again, _ = read_pair(find_pairs(tmp_path)[0])
+    assert np.array_equal(again.label, case.label)  # type: ignore[arg-type]
+    write_nifti(tmp_path / "a_seg.nii", case.label[1:], case.affine, dtype=np.int16)
+    with pytest.raises(InputError, match=r"a_seg\.nii: "):
+        read_pair(find_pairs(tmp_path)[0])
 
 
 def test_image_faults_reach_the_user(tmp_path: Path) -> None:

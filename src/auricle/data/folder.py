@@ -13,7 +13,7 @@ from auricle.core.anatomy import ID, LABEL_COUNT, STRUCTURES
 from auricle.core.arrays import count_values
 from auricle.core.case import Case
 from auricle.core.errors import InputError
-from auricle.data.geometry import apart, is_sheared, on_grid
+from auricle.data.geometry import apart, on_grid
 from auricle.data.labels import label_values, read_label
 from auricle.data.layouts import PairPath as PairPath
 from auricle.data.layouts import layout_of, mask_files, table_pairs, with_table
@@ -62,15 +62,23 @@ def read_pair(pair: PairPath, *, assume_orientation: str | None = None, not_hu: 
     case, notices = read_scan(pair.image, assume_orientation=assume_orientation, not_hu=not_hu, straighten=False)
     known = {} if pair.patient is None else {"patient": pair.patient}
     case = replace(case, id=pair.id, attributes={**known, **pair.attributes})
-    label = None
-    if pair.label is not None:
-        label, more = _label(pair, case, assume_orientation)
-        notices += more + _absent(pair, label)
-    if not is_sheared(case.affine):
-        return replace(case, label=label), notices
     upright, notices = straightened(case, pair.image, notices)
-    x, y, z = upright.image.shape
-    return replace(upright, label=None if label is None else label_to_grid(label, case.affine, upright.affine, (x, y, z))), notices
+    if pair.label is None:
+        return upright, notices
+    try:
+        label, more = _label(pair, case, assume_orientation)
+        if upright is not case:
+            x, y, z = upright.image.shape
+            label = label_to_grid(label, case.affine, upright.affine, (x, y, z))
+    except InputError as error:
+        if upright is case:
+            raise
+        try:
+            # `auricle segment` writes the label map of a tilted scan on the right-angled grid.
+            label, more = _label(pair, upright, assume_orientation)
+        except InputError:
+            raise error from None
+    return replace(upright, label=label), notices + more + _absent(pair, label)
 
 
 def check_duplicates(hashes: Mapping[str, str]) -> None:

@@ -23,6 +23,7 @@ from auricle.core.files import read_json, write_json
 from auricle.core.runs import Run
 from auricle.data import volume_files
 from auricle.data.dicom_files import is_dicom, series_of
+from auricle.data.layouts import IMAGE_MARK, LABEL_MARK
 from auricle.data.outputs import COLUMNS, check_output, write_table
 from auricle.data.tables import read_table
 from auricle.stages import finetune, segment
@@ -259,9 +260,13 @@ def _expanded(path: Path, series: str | None, out: Path) -> list[Path]:
 
 
 def _below(folder: Path, out: Path) -> Iterator[Path]:
-    """Volume files and folders with DICOM files under a folder, in order of their names."""
-    for path in sorted(folder.iterdir()):
+    """Volume files and folders with DICOM files under a folder, in order of their names; label maps that lie beside their scans are left out."""
+    everything = sorted(folder.iterdir())
+    names = {IMAGE_MARK.sub("", stem(p)) for p in everything}
+    for path in everything:
         if path.name.startswith(".") or path.absolute() == out:
+            continue
+        if _belongs_to_a_scan(path, names):
             continue
         if path.is_dir():
             if _holds_dicom(path):
@@ -270,6 +275,13 @@ def _below(folder: Path, out: Path) -> Iterator[Path]:
                 yield from _below(path, out)
         elif path.name.endswith(ENDINGS):
             yield path
+
+
+def _belongs_to_a_scan(path: Path, names: set[str]) -> bool:
+    """Whether a file is named as the label map of a scan beside it, or a folder as that of nnU-Net's; `names` are those of the scans."""
+    if path.is_dir():
+        return path.name in ("labelsTr", "labelsTs") and path.name.replace("labels", "images") in names
+    return bool(LABEL_MARK.search(stem(path))) and LABEL_MARK.sub("", stem(path)) in names
 
 
 def _holds_dicom(folder: Path) -> bool:
