@@ -70,9 +70,9 @@ def main() -> None:
     if o.what == "train":
         train(o.folder)
     elif o.what == "pack":
-        progress.report(f"{pack_model(o.folder / 'finetune', 'finetune', segment.DEFAULT_MODEL)} written")
+        progress.report(f"{pack_model(o.folder / 'finetune', 'finetune', finetune.DEFAULT_MODEL)} written")
     else:
-        text = judge(o.folder / "finetune" if o.folder else segment.DEFAULT_MODEL, o.patients)
+        text = judge(o.folder / "finetune" if o.folder else finetune.DEFAULT_MODEL, o.patients)
         x, y, z = SIZE
         scans = f"Unseen virtual patients, {x} x {y} x {z} voxels of {SPACING[0]} mm, the view off the heart by {SHIFT_MM:g} mm (SD) an axis."
         text = f"{scans}\n\n{text}"

@@ -31,7 +31,7 @@ LARGE = (("256 x 256 x 160", (256, 256, 160), (0.75, 0.75, 1.0)), ("512 x 512 x 
 
 def modes(patients: int) -> str:
     """Processor time, views and Dice of both modes."""
-    model = finetune.load(segment.DEFAULT_MODEL)
+    model = finetune.load(finetune.DEFAULT_MODEL)
     views = [0]
     model.network.register_forward_hook(lambda *_: views.__setitem__(0, views[0] + 1))
     lines = []

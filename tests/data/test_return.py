@@ -15,7 +15,7 @@ from auricle.phantom.anatomy import build_anatomy, shape_noise, warp
 from auricle.phantom.heart import build_heart
 from auricle.phantom.patient import draw_patient
 from auricle.phantom.shapes import Grid
-from auricle.stages import finetune, segment
+from auricle.stages import finetune
 
 ORIENTATIONS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
 RADIUS_MM = 9.0
@@ -99,7 +99,7 @@ def test_a_heart_keeps_its_shape_through_the_grid_of_the_segmenter_that_ships() 
     bent = warp(anatomy.random, fine)
     heart = build_heart(anatomy.patient, anatomy.marks, anatomy.vessels, bent, shape_noise(anatomy.random, bent), anatomy.offsets)
     label, affine = np.ascontiguousarray(heart.labels().transpose(2, 1, 0)), np.diag([0.75, 0.75, 0.75, 1.0])
-    spacing = finetune.load(segment.DEFAULT_MODEL).grid.spacing
+    spacing = finetune.load(finetune.DEFAULT_MODEL).grid.spacing
     n = int(SIZE * 0.75 / spacing[0]) + 8
     there = ModelGrid((n, n, n), spacing).affine(np.full(3, SIZE * 0.375 + 0.37))
     masks = [to_grid((label == k).astype(np.float32), affine, there, (n, n, n), outside=float(k == 0)) for k in range(9)]

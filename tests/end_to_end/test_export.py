@@ -72,7 +72,7 @@ def onnx(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shipped(scan: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """What `auricle segment` says of the scan with the segmenter that ships: label map and affine."""
     out = tmp_path_factory.mktemp("segmented") / "out"
-    segment.run(segment.SegmentStage(scan, segment.DEFAULT_MODEL), out)
+    segment.run(segment.SegmentStage(scan, finetune.DEFAULT_MODEL), out)
     label, affine, _ = read_label(out / "labels.nii.gz")
     assert (label == ID["LV"]).sum() > 1000
     return label, affine
@@ -94,7 +94,7 @@ def test_a_bundle_segments_as_the_segmenter_it_came_from(
     cli.main(["export", "-o", str(bundle), "--quiet"])
     assert capsys.readouterr().out.strip() == str(bundle)
     assert sorted(p.name for p in bundle.iterdir()) == ["README.md", SUMS, "labels.json", "model.json", "model.safetensors"]
-    assert finetune.identity(bundle) == finetune.identity(segment.DEFAULT_MODEL)
+    assert finetune.identity(bundle) == finetune.identity(finetune.DEFAULT_MODEL)
     cli.main(["segment", str(scan), "-o", str(tmp_path / "out"), "--model", str(bundle), "--quiet"])
     assert np.array_equal(read_label(tmp_path / "out" / "labels.nii.gz")[0], shipped[0])
 

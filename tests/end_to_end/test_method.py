@@ -23,6 +23,7 @@ from auricle.stages import autoencoder, cohort, diffusion, evaluate, finetune, g
 from auricle.stages.cohort import CohortConfig
 from auricle.stages.evaluate import EvaluateStage
 from auricle.stages.pairs import cohort_pairs, generated_pairs
+from auricle.stages.weights import read_model
 from auricle.training import checkpoint
 from auricle.training.loop import FitConfig, Hardware
 
@@ -109,6 +110,33 @@ def test_the_encoder_is_transferred_exactly_and_the_decoder_is_not(tiny: recipes
     assert checkpoint.weights_hash(network.decoder.state_dict()) == decoder
     with pytest.raises(InputError, match=r"another network \(channels"):
         finetune.transfer_encoder(Segmenter(SegmenterConfig(channels=(8, 16)), outputs=9), whole / "pretrain")
+
+
+def test_a_whole_segmenter_can_be_the_start(tiny: recipes.Recipe, whole: Path, tmp_path: Path) -> None:
+    """A step that changes next to nothing leaves its weights, decoder included; shape and identity are taken over from it."""
+    start = whole / "finetune" / "ours"
+    fit = replace(tiny.finetune.fit, steps=1, epochs=None, learning_rate=1e-9, weight_decay=0.0, optimizer="adamw", ema_decay=None)
+    other = SegmenterConfig(channels=(4, 6, 8))
+    stage = replace(tiny.finetune, cohort=whole / "cohort", initial=start, network=other, fit=fit, hardware=Hardware(accelerator="cpu"))
+    out = finetune.run(stage, tmp_path / "model")
+    (_, before, _), (facts, after, _) = (read_model(folder, "finetune") for folder in (start, out))
+    assert facts["network"] == read_json(start / "model.json")["network"]
+    assert before.keys() == after.keys()
+    assert max(float((before[k] - after[k]).abs().max()) for k in before) < 1e-6
+    assert finetune.identity(out) != finetune.identity(start)
+    assert read_json(out / "config.json")["inputs"]["initial"] == finetune.identity(start)
+    with pytest.raises(InputError, match="holds no fine-tuned segmenter"):
+        finetune.run(replace(stage, initial=tmp_path / "none"), tmp_path / "other")
+    with pytest.raises(ValueError, match="give one of them"):
+        replace(stage, pretrained=whole / "pretrain")
+
+
+def test_the_segmenter_that_ships_can_be_the_start(tiny: recipes.Recipe, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit = replace(tiny.finetune.fit, steps=1, epochs=None)
+    shipped = Path(finetune.SHIPPED)
+    finetune.run(replace(tiny.finetune, cohort=whole / "cohort", initial=shipped, fit=fit, hardware=Hardware(accelerator="cpu")), tmp_path / "model")
+    assert read_json(tmp_path / "model" / "model.json")["network"]["channels"] == [16, 32, 64, 128]
+    assert "was trained at 2 x 2 x 2 mm" in capsys.readouterr().err
 
 
 def test_arms_train_on_what_they_should(whole: Path) -> None:

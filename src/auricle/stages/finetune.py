@@ -24,6 +24,10 @@ from auricle.stages.pretrain import check_patch, hold_out
 from auricle.stages.weights import for_inference, load_state, read_model, save_model
 from auricle.training.loop import FitConfig, Hardware, Plan, fit
 
+SHIPPED = "shipped"
+DEFAULT_MODEL = Path(__file__).parents[1] / "weights" / "any-scan"
+"""The segmenter that ships with the package (`python -m benchmarks.default_segmenter`)."""
+
 
 @dataclass(frozen=True)
 class FinetuneStage:
@@ -43,6 +47,8 @@ class FinetuneStage:
     """Where early stopping looks: a tenth of the training split, as in the paper, or the cohort's validation split."""
     pretrained: Path | None = None
     """Folder of a pre-trained U-Net, whose encoder is taken over; the decoder starts anew."""
+    initial: Path | None = None
+    """Folder of a fine-tuned segmenter to start from, encoder, decoder and shape of the network; `shipped` is the one that comes with auricle."""
     network: SegmenterConfig = field(default_factory=SegmenterConfig)
     """Shape of the network."""
     augment: AugmentConfig = field(default_factory=augment.segmenter)
@@ -65,6 +71,8 @@ class FinetuneStage:
             raise ValueError(f"--real-weight must be at least 1, is {self.real_weight}")
         if not 0.0 <= self.real_from <= 1.0:
             raise ValueError(f"--real-from must lie in 0..1, is {self.real_from}")
+        if self.initial is not None and self.pretrained is not None:
+            raise ValueError("--initial brings a whole segmenter, --pretrained an encoder: give one of them")
         check_patch(self.patch, self.network)
 
 
@@ -75,6 +83,8 @@ def run(config: FinetuneStage, out: Path) -> Path:
         inputs["generated"] = finished(config.generated, "cohort" if _is_cohort(config.generated) else "generate")
     if config.pretrained is not None:
         inputs["pretrained"] = finished(config.pretrained, "pretrain")
+    if config.initial is not None:
+        inputs["initial"] = identity(segmenter_folder(config.initial))
     this = Run(out, "finetune", config, inputs)
     if this.done:
         progress.report(f"{out}: segmenter is fine-tuned")
@@ -86,7 +96,7 @@ def run(config: FinetuneStage, out: Path) -> Path:
         made = cohort_pairs(config.generated, "train") if _is_cohort(config.generated) else generated_pairs(config.generated)
         train = mix(train, made, round(config.ratio * (len(labeled) + len(held_out))))
     torch.manual_seed(config.seed)
-    network = Segmenter(config.network, outputs=LABEL_COUNT)
+    network = Segmenter(config.network, outputs=LABEL_COUNT) if config.initial is None else _started(config.initial, train.grid, config.patch)
     if config.pretrained is not None:
         transfer_encoder(network, config.pretrained)
     config.hardware.fabric()
@@ -100,7 +110,7 @@ def run(config: FinetuneStage, out: Path) -> Path:
     plan = Plan(len(train), loss, lambda net: validate(net, held_out, config.patch), "dice", "max", real, config.real_from)
     facts = fit(this, network, plan, config.fit, config.hardware, config.seed, f"finetune {out.name}")
     facts |= {"labeled": len(labeled), "generated": len(train) - real}
-    described = {"network": config.network, "grid": train.grid, "patch": config.patch, "mirrored": config.augment.flip_probability > 0}
+    described = {"network": network.config, "grid": train.grid, "patch": config.patch, "mirrored": config.augment.flip_probability > 0}
     save_model(this, network, {**described, "training": facts})
     this.finish(**facts)
     return out
@@ -135,6 +145,21 @@ def transfer_encoder(network: Segmenter, folder: Path) -> None:
         raise InputError(f"{folder} was pre-trained with another network ({'; '.join(changes)})")
     prefix = "encoder."
     load_state(network.encoder, {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, folder)
+
+
+def _started(folder: Path, grid: Grid, patch: Triple | None) -> Segmenter:
+    """The segmenter in `folder` as a start, trainable."""
+    network, theirs = _read(segmenter_folder(folder))
+    check_patch(patch or grid.size, network.config)
+    if any(abs(a / b - 1) > 0.1 for a, b in zip(grid.spacing, theirs.spacing, strict=True)):
+        sizes = [" x ".join(f"{v:g}" for v in g.spacing) for g in (theirs, grid)]
+        progress.notice(f"--initial {folder}: was trained at {sizes[0]} mm, this cohort has {sizes[1]} mm; a cohort of its spacing suits it better")
+    return network
+
+
+def segmenter_folder(given: Path) -> Path:
+    """`given`, or the folder of the segmenter that comes with auricle where it is `SHIPPED` and no folder of that name is there."""
+    return DEFAULT_MODEL if str(given) == SHIPPED and not given.exists() else given
 
 
 def validate(network: nn.Module, pairs: Pairs, patch: Triple | None) -> dict[str, float]:
@@ -197,11 +222,17 @@ class Trained:
 
 def load(folder: Path) -> Trained:
     """The fine-tuned segmenter of a finished run."""
+    network, grid = _read(folder)
+    facts = read_json(folder / "model.json")
+    return Trained(for_inference(network), grid, _triple(facts.get("patch") or grid.size), bool(facts.get("mirrored")))
+
+
+def _read(folder: Path) -> tuple[Segmenter, Grid]:
+    """Network and model grid of a fine-tuned segmenter; weights in half precision become whole ones."""
     facts, state, _ = read_model(folder, "finetune")
     network = Segmenter(from_json(SegmenterConfig, facts.get("network"), f"{folder}/model.json: network"), outputs=LABEL_COUNT)
     load_state(network, state, folder)
-    grid = from_json(Grid, facts.get("grid"), f"{folder}/model.json: grid")
-    return Trained(for_inference(network), grid, _triple(facts.get("patch") or grid.size), bool(facts.get("mirrored")))
+    return network, from_json(Grid, facts.get("grid"), f"{folder}/model.json: grid")
 
 
 def _triple(values: Sequence[int]) -> Triple:
@@ -210,5 +241,7 @@ def _triple(values: Sequence[int]) -> Triple:
 
 
 def identity(folder: Path) -> str:
-    """SHA-256 of the weights of the fine-tuned segmenter in `folder`."""
+    """SHA-256 of the weights of the fine-tuned segmenter in `folder`; raises `InputError` where there is none."""
+    if not (folder / "model.json").exists():
+        raise InputError(f"{folder} holds no fine-tuned segmenter")
     return str(read_json(folder / "model.json")["sha256"])

@@ -73,6 +73,8 @@ def _training(source: Path, facts: dict[str, Any]) -> str:
     rows += [("labeled training items", training.get("labeled")), ("generated training items", training.get("generated"))]
     if config:
         rows.append(("pre-trained encoder", "yes" if config.get("pretrained") else "no"))
+        if config.get("initial"):
+            rows.append(("started from", "another segmenter, whose training data it has seen too"))
         rows.append(("mirror images", "yes" if facts.get("mirrored") else "no"))
     rows += [("optimizer steps", training.get("steps")), ("best step", training.get("best_step"))]
     if training.get("dice") is not None:

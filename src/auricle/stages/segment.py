@@ -42,7 +42,7 @@ from auricle.data.preprocess import ModelGrid, labels_to_source, orient
 from auricle.data.reading import read_scan
 from auricle.phantom import check
 from auricle.stages import finetune, inference
-from auricle.stages.finetune import Trained
+from auricle.stages.finetune import DEFAULT_MODEL, Trained
 from auricle.stages.hearts import clean, judge
 from auricle.stages.inference import Prediction
 
@@ -52,8 +52,6 @@ OUTPUTS = ("volumes.csv", "volumes.json", "preview.png", "labels.nii.gz", "label
            "overlays")  # fmt: skip
 """What a segmentation may leave beside its description."""
 LabelFormat = Literal["nifti", "nifti-structures", "dicom-seg", "stl", "glb", "overlays"]
-DEFAULT_MODEL = Path(__file__).parents[1] / "weights" / "any-scan"
-"""The segmenter that ships with the package (`python -m benchmarks.default_segmenter`)."""
 DISK_BYTES = 5
 """Bytes that the outputs of a scan take for each of its voxels, at most; usually far less, since label maps compress well."""
 
