@@ -6,6 +6,7 @@ import pytest
 
 from auricle import recipes
 from auricle.core.anatomy import ID, KEYS
+from auricle.data.augment import few_cases
 from auricle.data.cohort import VirtualData, split_patients
 from auricle.study.arms import ARMS
 from auricle.training.loop import Hardware
@@ -119,6 +120,17 @@ def test_steps_run_in_an_order_that_their_inputs_allow(name: recipes.RecipeName)
                   if (v := getattr(step.config, f, None)) is not None]  # fmt: skip
         assert set(needed) <= made
         made.add(step.out)
+
+
+def test_a_generator_of_few_cases_of_ones_own_sees_them_varied() -> None:
+    few, many = VirtualData(patients=12), VirtualData(patients=70)
+    for name, data, varied in (("demo", few, True), ("laptop", few, True), ("demo", many, False), ("demo", None, False), ("paper", few, False)):
+        steps = {s.name: s.config for s in recipes.steps(recipes.recipe(name), Path("r"), data, 0, Hardware())}  # type: ignore[arg-type]
+        assert (steps["autoencoder"].augment == few_cases()) == varied
+        assert (steps["diffusion"].augment == few_cases()) == varied
+        assert (steps["diffusion"].least_latents >= 480) == varied
+        # What fine-tuning does to its pairs is the same for all arms, few cases or many.
+        assert steps["finetune ours"].augment == recipes.recipe(name).finetune.augment  # type: ignore[arg-type]
 
 
 def test_as_many_pairs_are_generated_as_fine_tuning_mixes_in() -> None:

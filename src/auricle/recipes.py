@@ -51,12 +51,15 @@ def with_data(chosen: Recipe, data: Data | None, seed: int) -> Recipe:
 def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Hardware) -> list[Step]:
     """The stages of a whole run under `root`, in order, the three arms included.
 
-    As many pairs are generated as fine-tuning mixes in: `ratio` for each labeled training case.
+    As many pairs are generated as fine-tuning mixes in: `ratio` for each labeled training case. A generator of few cases of one's own is trained
+    as `for_few_cases` says.
     """
     folder = {name: root / name for name in ("cohort", "autoencoder", "refiner", "diffusion", "generate", "pretrain")}
     common: dict[str, Any] = {"seed": seed, "hardware": hardware}
     prepared = with_data(chosen, data, seed).cohort
     labeled = split_patients(open_cohort(prepared.data).patients, prepared.shares, seed).count("train")
+    if data is not None and labeled < chosen.few:
+        chosen = for_few_cases(chosen)
     generated = replace(chosen.generate, count=max(1, round(chosen.finetune.ratio * labeled)), seed=seed)
     refining = [] if chosen.refiner is None else [Step("refiner", refiner.run, replace(
         chosen.refiner, cohort=folder["cohort"], autoencoder=folder["autoencoder"], **common), folder["refiner"])]  # fmt: skip
@@ -77,6 +80,15 @@ def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Ha
         train.append(Step(f"finetune {name}", finetune.run, arm(shared), model))
         train.append(Step(f"evaluate {name}", evaluate.run, EvaluateStage(folder["cohort"], model), root / "evaluate" / name))
     return train
+
+
+def for_few_cases(chosen: Recipe) -> Recipe:
+    """The recipe with shapes and contrast varied in its generator's training, and views enough that it does not learn its cases by heart."""
+    varied = augment.few_cases()
+    return replace(
+        chosen, autoencoder=replace(chosen.autoencoder, augment=varied),
+        diffusion=replace(chosen.diffusion, augment=varied, least_latents=max(480, chosen.diffusion.least_latents)),
+    )  # fmt: skip
 
 
 def any_scan() -> tuple[CohortConfig, FinetuneStage]:
@@ -130,12 +142,11 @@ def demo() -> Recipe:
 def study() -> Recipe:
     """64^3 voxels of 2.5 mm, 140 virtual patients: 30 to test on, and up to 106 for folds of labeled, generated and other real cases."""
     network = SegmenterConfig(channels=(16, 32, 64, 128), supervision=2)
-    base = demo()
+    base = for_few_cases(demo())
     return replace(
         base,
         cohort=CohortConfig(data=VirtualData(patients=140), margin=(16, 16, 16), shares=(106.0, 4.0, 30.0)),
-        autoencoder=replace(base.autoencoder, augment=augment.few_cases()),
-        diffusion=replace(base.diffusion, augment=augment.few_cases(), least_latents=480),
+        generate=replace(base.generate, tries=4),
         pretrain=replace(base.pretrain, network=network, fit=replace(base.pretrain.fit, steps=400, validate_every=100)),
         finetune=replace(base.finetune, network=network, fit=replace(base.finetune.fit, steps=1000, validate_every=100, ema_decay=0.98)),
     )  # fmt: skip
@@ -201,4 +212,5 @@ def paper() -> Recipe:
             _ELSEWHERE, network=network, ratio=3.0,
             fit=FitConfig(steps=None, epochs=300, batch_size=1, learning_rate=1e-3, patience=10),
         ),
+        few=0,
     )  # fmt: skip

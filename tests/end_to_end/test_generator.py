@@ -172,6 +172,18 @@ def test_variation_says_how_far_a_pair_is_from_the_view_it_starts_from(run: Path
     assert requested[0]["volumes_ml"]["LV"] == pytest.approx(near["LV"], rel=0.05)
 
 
+def test_a_start_fulfills_what_is_asked_for(run: Path) -> None:
+    seen = diffusion.views(run / "diffusion")
+    scales = generate.load(stage(run)).model.scales
+    shown = [conditions.decode(row, scales).contrast for row in seen.conditions]
+    assert len(set(shown)) > 1
+    for contrast in set(shown):
+        maker = generate.load(stage(run, variation=0.5, conditions=Conditions(contrast=contrast)))
+        assert {shown[maker.start(i)] for i in range(12)} == {contrast}
+    maker = generate.load(stage(run, variation=0.5))
+    assert len({maker.start(i) for i in range(12)}) > 3
+
+
 def test_variation_needs_the_training_views(run: Path, tmp_path: Path) -> None:
     bare = tmp_path / "diffusion"
     shutil.copytree(run / "diffusion", bare, ignore=shutil.ignore_patterns("latents.safetensors"))

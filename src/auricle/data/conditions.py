@@ -193,6 +193,25 @@ def forget(vectors: Tensor, generator: torch.Generator) -> Tensor:
     return torch.cat([vectors[:, :VALUES] * keep[:, _group_of_value], vectors[:, VALUES:] * keep], dim=1)
 
 
+def donor(asked: Conditions, training: Tensor, scales: Scales, index: int, generator: torch.Generator) -> int:
+    """Number of the training case (`training`: vectors (N, `WIDTH`)) that fulfills what is asked of sex, contrast and metal and lies near the rest.
+
+    With nothing of phase, location and volumes asked, the cases that suit take turns by `index`.
+    """
+    vector = encode(asked, scales)
+    known = vector[VALUES:] > 0.5
+    exact = torch.tensor([g in ("sex", "contrast", "metal") for g in GROUPS]) & known
+    distance = (training[:, :VALUES] - vector[:VALUES]).square()
+    differs = (distance * exact[_group_of_value]).sum(1) > 1e-6
+    near = (distance * (known & ~exact)[_group_of_value]).sum(1)
+    weight = torch.exp(-0.5 * (near - near.min()) / 0.5**2) * torch.where(differs, 1e-9, 1.0)
+    turn = torch.rand((), generator=generator)
+    if near.max() > 0:
+        return int(torch.searchsorted(weight.cumsum(0), turn * weight.sum()).clamp(max=len(weight) - 1))
+    suited = (weight >= weight.max()).nonzero()[:, 0]
+    return int(suited[index % len(suited)])
+
+
 def complete(
     asked: Conditions, training: Tensor, scales: Scales, index: int, generator: torch.Generator, spread: float = VOLUME_SPREAD
 ) -> Conditions:  # fmt: skip
@@ -214,20 +233,8 @@ def complete(
     """
     if not len(training):
         raise InputError("this model keeps no conditions of its training cases: ask for all, or take --no-complete")
-    vector = encode(asked, scales)
-    known = vector[VALUES:] > 0.5
-    exact = torch.tensor([g in ("sex", "contrast", "metal") for g in GROUPS]) & known
-    distance = (training[:, :VALUES] - vector[:VALUES]).square()
-    differs = (distance * exact[_group_of_value]).sum(1) > 1e-6
-    near = (distance * (known & ~exact)[_group_of_value]).sum(1)
-    weight = torch.exp(-0.5 * (near - near.min()) / 0.5**2) * torch.where(differs, 1e-9, 1.0)
-    turn, noise = torch.rand((), generator=generator), torch.randn(len(KEYS), generator=generator)
-    if near.max() > 0:
-        donor = int(torch.searchsorted(weight.cumsum(0), turn * weight.sum()).clamp(max=len(weight) - 1))
-    else:
-        suited = (weight >= weight.max()).nonzero()[:, 0]
-        donor = int(suited[index % len(suited)])
-    drawn = training[donor].clone()
+    drawn = training[donor(asked, training, scales, index, generator)].clone()
+    noise = torch.randn(len(KEYS), generator=generator)
     mean = training[:, _FIRST_VOLUME:VALUES].mean(0)
     z = drawn[_FIRST_VOLUME:VALUES]
     drawn[_FIRST_VOLUME:VALUES] = (mean + (z - mean + spread * noise) / math.sqrt(1 + spread**2)) * drawn[VALUES + FLAGS - len(KEYS) :]

@@ -147,9 +147,11 @@ class Maker:
         return conditions.complete(c.conditions, own, self.model.scales, index, generator, conditions.VOLUME_SPREAD * c.variation)
 
     def start(self, index: int) -> int:
-        """Number of the view that candidate `index` starts from."""
+        """Number of the view that candidate `index` starts from: one that fulfills what is asked for, where there is one."""
         assert self.views is not None
-        return int(torch.randint(len(self.views.mean), (), generator=torch_generator(self.config.seed, "start", index)))
+        generator = torch_generator(self.config.seed, "start", index)
+        turn = int(torch.randint(2**31, (), generator=generator))
+        return conditions.donor(self.config.conditions, self.views.conditions, self.model.scales, turn, generator)
 
     def make(self, indices: list[int]) -> list[Candidate]:
         """Sample, decode, restore and judge candidates `indices`."""

@@ -53,6 +53,8 @@ class Recipe:
     finetune: FinetuneStage
     variation: float = 0.8
     """`GenerateStage.variation` of the pairs of `ours-plus`."""
+    few: int = 30
+    """With fewer labeled training cases than this of the user's own, shapes and contrast are varied while the generator is trained."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ def _resources(recipe: Recipe, folder: Path, whole: Path, labelled: int, count: 
         *refining,
         Step(f"diffusion {folder.name}", diffusion.run, replace(recipe.diffusion, autoencoder=at["autoencoder"], **own), at["diffusion"]),
         Step(f"generate {folder.name}", generate.run, made, at["generate"]),
-        Step(f"vary {folder.name}", generate.run, replace(made, variation=recipe.variation, tries=4), at["varied"]),
+        Step(f"vary {folder.name}", generate.run, replace(made, variation=recipe.variation), at["varied"]),
         Step(f"decoded {folder.name}", round_trip.run, RoundTripStage(at["extra"], at["autoencoder"]), at["decoded"]),
         Step(f"pretrain {folder.name}", pretrain.run, replace(learning, generated=at["generate"], cohort=None), at["pretrain"]),
         Step(f"pretrain {folder.name} both", pretrain.run, replace(learning, generated=at["generate"]), at["pretrain-both"]),
