@@ -69,8 +69,9 @@ def test_json_mode_writes_events_alone(tmp_path: Path) -> None:
                "5", "5", "5", "--margin", "0", "0", "0", "--workers", "2", "data:virtual-data", "--data.patients", "4"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    assert events[-1]["event"] == "progress"
-    assert events[-1]["done"] == events[-1]["total"] == 4
+    assert events[-1] == {**events[-1], "event": "finished", "out": str(tmp_path / "c")}
+    assert events[-2]["event"] == "progress"
+    assert events[-2]["done"] == events[-2]["total"] == 4
 
 
 def test_run_ends_with_the_path_of_the_report_and_is_repeatable(

@@ -128,6 +128,24 @@ def test_many_label_maps_find_their_partners_by_name(tmp_path: Path, capsys: pyt
     assert {scan for scan, _ in rows_of(tmp_path / "again" / "measures.csv")} == {"p2"}
 
 
+def test_names_of_scans_and_label_maps_may_differ_as_in_data_sets(tmp_path: Path) -> None:
+    """nnU-Net's channel, the marks of label maps, and scans and label maps side by side."""
+    for name in ("a_0000", "b_0000"):
+        write(tmp_path / "results" / name / "labels.nii.gz", boxes())
+    image = np.where(boxes() > 0, 300, -900).astype(np.int16)
+    for name in ("a", "b"):
+        write(tmp_path / "plain" / f"{name}.nii.gz", boxes())
+        write(tmp_path / "pairs" / f"{name}_img.nii.gz", image)
+        write(tmp_path / "pairs" / f"{name}_label.nii.gz", boxes())
+    for reference in ("plain", "pairs"):
+        config = MeasureStage((tmp_path / "results",), reference=tmp_path / reference, image=tmp_path / "pairs")
+        found = measure.run(config, None)
+        assert [r.error for r in found] == [None, None]
+        assert found[0].rows[KEYS.index("LV")]["dice"] == 1.0
+        assert found[0].rows[KEYS.index("LV")]["mean_hu"] == 300.0
+    assert [s.path.name for s in measure.find_labels((tmp_path / "pairs",))] == ["a_label.nii.gz", "b_label.nii.gz"]
+
+
 def test_means_over_label_maps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Volumes count where a structure is present, agreement also where only the reference has it."""
     for name, label in (("a", boxes()), ("b", np.where(boxes() == ID["LV"], 0, boxes()))):

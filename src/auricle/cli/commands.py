@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -74,6 +74,9 @@ def _stage(run: Callable[[Any, Path], Any], config: type[Any], text: str) -> Cal
     def command(config: Any, out: Path, show: Show) -> None:
         _configure(show)
         run(config, out)
+        progress.event("finished", out=str(out))
+        if not show.json:
+            print(out)
 
     command.__doc__ = text
     command.__annotations__ = {"config": Annotated[config, tyro.conf.arg(name="")], "out": Out, "show": Shown, "return": None}
@@ -229,6 +232,10 @@ def write_phantoms(config: Annotated[PhantomConfig, tyro.conf.arg(name="")], out
         print(out)
 
 
+NO_MODELS: dict[str, Any] = {f.name: f.default for f in fields(GenerateStage) if f.name in ("autoencoder", "diffusion", "cohort", "refiner")}
+"""What `generate` is given where none of its models is named."""
+
+
 def generate_pairs(
     config: Annotated[GenerateStage, tyro.conf.arg(name="")], show: Shown, out: Out = Path("runs/generated"), run: Path | None = None
 ) -> None:  # fmt: skip
@@ -240,7 +247,7 @@ def generate_pairs(
             none of these is given.
     """
     _configure(show)
-    if run is None and config.autoencoder == generate.DEFAULT_RUN / "autoencoder" and config.cohort is None:
+    if run is None and replace(config, **NO_MODELS) == config:
         run = generate.DEFAULT_RUN
     if run is not None:
         cohort_folder = run / "cohort" if (run / "cohort" / "done.json").exists() else None
@@ -296,6 +303,7 @@ def plan_recipe(options: Annotated[PlanOptions, tyro.conf.arg(name="")], show: S
         progress.event("estimate", **row)
     if not show.json:
         print(plan.table(estimates))
+    progress.event("finished", stages=len(estimates))
     lacking = [e.stage for e in estimates if e.fits is False]
     if lacking:
         raise InputError(f"{', '.join(lacking)} would not fit into {options.memory}: see the flags above")

@@ -119,7 +119,8 @@ class SegmentOptions:
     listing: Annotated[Path | None, tyro.conf.arg(name="list")] = None
     """Text file with the path of a scan a line, or CSV with the columns scan and perhaps name and series."""
     format: tuple[LabelFormat, ...] = ("nifti",)
-    """nifti (one label map), nifti-structures (a mask each), dicom-seg (DICOM series alone), stl, glb (meshes), overlays (PNGs of axial slices)."""
+    """nifti (one label map), nifti-structures (a mask each), dicom-seg (of a DICOM series, also from a .zip), stl, glb (meshes),
+    overlays (PNGs of axial slices)."""
     model: Path | None = None
     """Folder of a fine-tuned segmenter, or of a whole run (its arm `ours` is taken); the one that ships with auricle otherwise."""
     fast: bool = False
@@ -154,7 +155,7 @@ class MeasureOptions:
     labels: tyro.conf.Positional[tuple[Path, ...]]
     """Label maps, folders of them, or folders that `auricle segment` wrote."""
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Folder for measures.csv and measures.json; the table goes to standard output in any case."""
+    """Folder for measures.csv, means.csv and measures.json; without it, the table goes to standard output alone."""
     image: Path | None = None
     """The scan of one label map, or a folder in which each has a scan of its name: for mean HU."""
     reference: Path | None = None

@@ -278,9 +278,10 @@ def _below(folder: Path, out: Path) -> Iterator[Path]:
 
 
 def _belongs_to_a_scan(path: Path, names: set[str]) -> bool:
-    """Whether a file is named as the label map of a scan beside it, or a folder as that of nnU-Net's; `names` are those of the scans."""
+    """Whether a file is named as the label map of a scan beside it, or a folder as one of label maps; `names` are those of the neighbors."""
     if path.is_dir():
-        return path.name in ("labelsTr", "labelsTs") and path.name.replace("labels", "images") in names
+        with_images = path.name in ("labels", "labelsTr", "labelsTs") and path.name.replace("labels", "images") in names
+        return with_images or (path.name == "segmentations" and "ct" in names)
     return bool(LABEL_MARK.search(stem(path))) and LABEL_MARK.sub("", stem(path)) in names
 
 

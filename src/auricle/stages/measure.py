@@ -16,6 +16,7 @@ from auricle.core.files import write_json
 from auricle.data.cohort import parse_label_map
 from auricle.data.geometry import apart, check_axis_code, is_sheared, on_grid
 from auricle.data.labels import read_label
+from auricle.data.layouts import IMAGE_MARK, LABEL_MARK
 from auricle.data.outputs import VolumeRow, check_output, volumes, write_table
 from auricle.data.preprocess import label_to_grid, orient, right_angled
 from auricle.data.reading import read_scan, straightened
@@ -154,6 +155,10 @@ def find_labels(inputs: tuple[Path, ...]) -> list[Scan]:
             found += [Scan(p / "labels.nii.gz", p.resolve().name) for p in results]
         elif path.is_dir():
             files = [Scan(p, "") for p in sorted(path.iterdir()) if p.name.endswith(ENDINGS) and not p.name.startswith(".")]
+            beside = {_case(f.path) for f in files if not LABEL_MARK.search(stem(f.path))}
+            # Scans that lie beside their label maps are no label maps.
+            marked = [f for f in files if LABEL_MARK.search(stem(f.path)) and _case(f.path) in beside]
+            files = [f for f in files if f in marked or _case(f.path) not in {_case(m.path) for m in marked}]
             if not files:
                 raise InputError(f"{path}: holds no label maps ({', '.join(ENDINGS)})")
             found += files
@@ -197,7 +202,11 @@ def _right_angled(case: Case) -> Case:
 def _partner(flag: str, given: Path, scan: Scan, alone: bool) -> Path:
     """The file that belongs to a label map."""
     if given.is_dir():
-        files = [p for p in sorted(given.iterdir()) if p.name.endswith(ENDINGS) and stem(p) == scan.name]
+        candidates = [p for p in sorted(given.iterdir()) if p.name.endswith(ENDINGS)]
+        same = [p for p in candidates if stem(p) == scan.name]
+        # Names differ by what data sets append to those of scans and of label maps.
+        alike = [p for p in candidates if _case(p) == _core(scan.name) and bool(LABEL_MARK.search(stem(p))) == (flag == "--reference")]
+        files = same or alike or [p for p in candidates if _case(p) == _core(scan.name)]
         own = [given / "labels.nii.gz"] if alone else []
         files += [p for p in (given / scan.name / "labels.nii.gz", given / scan.name, *own) if p.exists()]
         if files:
@@ -207,6 +216,15 @@ def _partner(flag: str, given: Path, scan: Scan, alone: bool) -> Path:
     elif not alone:
         raise InputError(f"{flag} {given}: is one file for several label maps; give a folder with a file named as each of them")
     return given
+
+
+def _case(path: Path) -> str:
+    """The name of the case that a file belongs to."""
+    return _core(stem(path))
+
+
+def _core(name: str) -> str:
+    return IMAGE_MARK.sub("", LABEL_MARK.sub("", name)).removesuffix("_0000")
 
 
 def _same_grid(
