@@ -60,7 +60,7 @@ def main() -> None:
     for name, steps in SAMPLERS:
         key = (name, steps)
         latents[key] = sampled(maker, replace(base, sampler=name, steps=steps), options.pairs)
-        made = [generate.decode(maker.decoder, latent) for latent in latents[key]]
+        made = [(d.image, d.label) for d in (generate.decode(maker.decoder, latent) for latent in latents[key])]
         features = np.stack([encode(encoder, image, label) for image, label in made])
         kernel = distribution.kernel_distance(features, real, scale)
         frechet[key] = distribution.frechet_distance(features, real, scale)

@@ -32,6 +32,24 @@ def test_a_timing_is_read_off_the_blood_as_virtual_patients_have_it() -> None:
     assert np.mean(alike) > 0.9
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "timing"),
+    [(40, 42, "none"), (120, 115, "venous"), (200, 200, "mixed"), (150, 205, "mixed"), (230, 500, "early"), (420, 120, "chase"), (420, 330, "mixed")],
+)
+def test_timings_by_their_blood(left: float, right: float, timing: str) -> None:
+    assert conditions.timing_of(left, right) == timing
+
+
+def test_a_donor_fulfills_what_can_be_fulfilled_before_it_is_near() -> None:
+    rows = [Conditions(contrast="none", volume=("LV=130",)), Conditions(contrast="chase", volume=("LV=300",))]
+    training = torch.stack([conditions.encode(c, SCALES) for c in rows])
+    generator = torch.Generator().manual_seed(0)
+    asked = Conditions(contrast="none", volume=("LV=300",))
+    assert {conditions.donor(asked, training, SCALES, i, generator) for i in range(10)} == {0}
+    assert {conditions.donor(Conditions(contrast="early", volume=("LV=300",)), training, SCALES, i, generator) for i in range(10)} == {1}
+    assert {conditions.donor(Conditions(), training, SCALES, i, generator) for i in range(10)} == {0, 1}
+
+
 def test_a_timing_that_no_table_gives_is_measured() -> None:
     label = np.zeros((10, 10, 12), np.uint8)
     label[2:5], label[6:9] = ID["LV"], ID["RV"]

@@ -77,6 +77,18 @@ def test_blood_of_both_sides_can_be_brought_to_one_brightness_and_bone_far_away_
     assert factors_for(40.0, image, torch.zeros_like(label)) == (1.0, 1.0)
 
 
+def test_metal_and_calcium_stay_brighter_than_blood_whatever_its_timing() -> None:
+    label = torch.zeros(30, 20, 20, dtype=torch.uint8)
+    label[4:14], label[16:26] = ID["LV"], ID["RV"]
+    for blood in (400.0, 130.0, 75.0):
+        image = torch.where(label > 0, blood, 90.0)
+        image[20, 10, 10], image[22, 10, 10] = 2500.0, 900.0
+        for target in (35.0, 160.0):
+            after = retime(image, label, *factors_for(target, image, label), (3.0, 3.0, 3.0))
+            assert after[20, 10, 10] > after[22, 10, 10] > after[21, 10, 10] + 200
+            assert float(after[20, 10, 10]) > 1800
+
+
 def test_smoothing_keeps_the_mean_and_lowers_the_spread() -> None:
     image = scan()
     for params in (IntensityDraw(blur_mm=3.0), IntensityDraw(coarse=(2.0, 1.0, 2.0))):

@@ -124,5 +124,7 @@ def test_noise_levels_start_where_they_are_told_to() -> None:
     for sigmas in (karras_sigmas(10, 1.5), flow_sigmas(10, 1.5), flow_sigmas(10, 1.5, shift=3.0)):
         assert len(sigmas) == 11
         assert float(sigmas[0]) == pytest.approx(1.5)
+    for sigmas in (karras_sigmas(10, 0.001), flow_sigmas(10, 0.001)):
+        assert (sigmas[1:] < sigmas[:-1]).all()
     assert torch.equal(flow_sigmas(10, 1e9), flow_sigmas(10))
     assert torch.equal(karras_sigmas(10, 1e9), karras_sigmas(10))

@@ -16,10 +16,12 @@ from auricle.data.conditions import Conditions
 from auricle.data.folder import find_pairs
 from auricle.data.labels import read_label
 from auricle.data.nifti import read_nifti
+from auricle.losses.segmentation import UNSURE
 from auricle.models.autoencoder import AutoencoderConfig
 from auricle.models.denoiser import DenoiserConfig
 from auricle.models.refiner import RefinerConfig
-from auricle.stages import assess, autoencoder, diffusion, export, gate, generate, refiner, restoration
+from auricle.models.segmenter import SegmenterConfig
+from auricle.stages import assess, autoencoder, diffusion, export, finetune, gate, generate, refiner, restoration
 from auricle.stages.export import ExportStage
 from auricle.stages.generate import GenerateStage
 from auricle.stages.pairs import cohort_pairs, generated_pairs
@@ -159,7 +161,7 @@ def test_variation_says_how_far_a_pair_is_from_the_view_it_starts_from(run: Path
         config = stage(run, gate=False, restore=False, fit_volumes=False, count=1, variation=share)
         maker = generate.load(config)
         start = maker.start(0)
-        view, _ = generate.decode(maker.decoder, seen.mean[start])
+        view = generate.decode(maker.decoder, seen.mean[start]).image
         table = read_json(generate.run(config, tmp_path / str(share)) / "pairs.json")
         assert table["variation"] == share
         made = read_nifti(tmp_path / str(share) / "images" / "generated-3-0000.nii.gz")[0]
@@ -170,6 +172,30 @@ def test_variation_says_how_far_a_pair_is_from_the_view_it_starts_from(run: Path
     assert distance[0] < 0.2 * distance[1] < 0.2 * distance[2]
     near = conditions.decode(seen.conditions[start], maker.model.scales).volumes_ml()
     assert requested[0]["volumes_ml"]["LV"] == pytest.approx(near["LV"], rel=0.05)
+
+
+def test_the_decoders_confidence_says_where_a_label_was_moved(run: Path, tmp_path: Path) -> None:
+    """As decoded, the label is the most probable of nine; where volumes were fitted, it need not be."""
+    plain, fitted = (generate.run(stage(run, gate=False, count=1, fit_volumes=fit), tmp_path / str(fit)) for fit in (False, True))
+    name = "generated-3-0000.nii.gz"
+    (before, sure), (after, less) = ((read_label(f / "labels" / name)[0], read_nifti(f / "confidence" / name)[0]) for f in (plain, fitted))
+    assert sure.min() >= 11
+    assert sure.max() <= 100
+    moved = before != after
+    assert moved.any()
+    assert less[moved].max() <= 50
+    assert np.array_equal(less[~moved], sure[~moved])
+    half = generated_pairs(plain, float(np.median(sure)) / 100 + 0.005)
+    _, label = half[0]
+    assert np.array_equal(label.numpy() == UNSURE, sure <= np.median(sure))
+    fit = FitConfig(steps=2, batch_size=2, validate_every=2)
+    mixed = replace(recipes.demo().finetune, cohort=run / "cohort", generated=fitted, ratio=1 / 6, least_confidence=0.4, fit=fit,
+                    network=SegmenterConfig(channels=(8, 16, 24)), hardware=Hardware(accelerator="cpu"))  # fmt: skip
+    finetune.run(mixed, tmp_path / "model")
+    shutil.rmtree(fitted / "confidence")
+    with pytest.raises(InputError, match="its pairs have no confidence"):
+        generated_pairs(fitted, 0.5)
+    assert len(generated_pairs(fitted)) == 1
 
 
 def test_a_start_fulfills_what_is_asked_for(run: Path) -> None:

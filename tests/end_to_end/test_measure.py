@@ -144,6 +144,13 @@ def test_names_of_scans_and_label_maps_may_differ_as_in_data_sets(tmp_path: Path
         assert found[0].rows[KEYS.index("LV")]["dice"] == 1.0
         assert found[0].rows[KEYS.index("LV")]["mean_hu"] == 300.0
     assert [s.path.name for s in measure.find_labels((tmp_path / "pairs",))] == ["a_label.nii.gz", "b_label.nii.gz"]
+    # Neither a label map nor its scan is taken for the other where one has the name of what is measured.
+    write(tmp_path / "bare" / "a.nii.gz", image)
+    write(tmp_path / "bare" / "a_seg.nii.gz", boxes())
+    (found_one,) = measure.run(MeasureStage((tmp_path / "bare",), image=tmp_path / "bare"), None)
+    assert found_one.rows[KEYS.index("LV")]["mean_hu"] == 300.0
+    (found_one, _) = measure.run(MeasureStage((tmp_path / "results",), reference=tmp_path / "bare"), None)
+    assert found_one.rows[KEYS.index("LV")]["dice"] == 1.0
 
 
 def test_means_over_label_maps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +166,7 @@ def test_means_over_label_maps(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (means["LV"]["present"], means["LV"]["volume_ml"], means["LV"]["missed"]) == ("1", one["volume_ml"], "1")
     assert (means["LV"]["dice"], means["LV"]["dice_sd"]) == ("0.5000", f"{0.5**0.5:.4f}")
     assert (means["AO"]["present"], means["AO"]["volume_ml_sd"], means["AO"]["missed"]) == ("2", "0.00", "0")
-    assert (means["RV"]["present"], means["RV"]["volume_ml"], means["RV"]["dice"]) == ("0", "", "")
+    assert (means["RV"]["present"], means["RV"]["volume_ml"], means["RV"]["dice"], means["RV"]["volume_error_ml"]) == ("0", "", "", "")
     shown = capsys.readouterr().out
     assert "present" in shown
     assert "volume_ml_sd" in shown

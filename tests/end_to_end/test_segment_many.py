@@ -216,7 +216,7 @@ def test_lists_and_names(tmp_path: Path) -> None:
 
 
 def test_label_maps_beside_their_scans_are_no_scans(tmp_path: Path) -> None:
-    names = ("a.nii.gz", "a_label.nii.gz", "b_img.nii.gz", "b_seg.nii.gz", "left_label.nii.gz")
+    names = ("a.nii.gz", "a_label.nii.gz", "b_img.nii.gz", "b_seg.nii.gz", "c_0000.nii.gz", "c_seg.nii.gz", "left_label.nii.gz")
     nnunet = ("d/imagesTr/c_0000.nii.gz", "d/labelsTr/c.nii.gz", "e/labelsTr/c.nii.gz", "f/images/x.nii.gz", "f/labels/x.nii.gz",
               "g/ct.nii.gz", "g/segmentations/aorta.nii.gz")  # fmt: skip
     for name in (*names, *nnunet):
@@ -225,7 +225,8 @@ def test_label_maps_beside_their_scans_are_no_scans(tmp_path: Path) -> None:
     found, _ = batch.find_scans([tmp_path], None, None, tmp_path / "out")
     # Without its scan beside it, the name is no reason to leave a file out.
     assert [str(s.path.relative_to(tmp_path)) for s in found] == [
-        "a.nii.gz", "b_img.nii.gz", "d/imagesTr/c_0000.nii.gz", "e/labelsTr/c.nii.gz", "f/images/x.nii.gz", "g/ct.nii.gz", "left_label.nii.gz",
+        "a.nii.gz", "b_img.nii.gz", "c_0000.nii.gz", "d/imagesTr/c_0000.nii.gz", "e/labelsTr/c.nii.gz", "f/images/x.nii.gz", "g/ct.nii.gz",
+        "left_label.nii.gz",
     ]  # fmt: skip
     given, _ = batch.find_scans([tmp_path / "a_label.nii.gz"], None, None, tmp_path / "out")
     assert len(given) == 1

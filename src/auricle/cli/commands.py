@@ -232,7 +232,7 @@ def write_phantoms(config: Annotated[PhantomConfig, tyro.conf.arg(name="")], out
         print(out)
 
 
-NO_MODELS: dict[str, Any] = {f.name: f.default for f in fields(GenerateStage) if f.name in ("autoencoder", "diffusion", "cohort", "refiner")}
+NO_MODELS: dict[str, Any] = {f.name: f.default for f in fields(GenerateStage) if f.name in ("autoencoder", "diffusion", "cohort")}
 """What `generate` is given where none of its models is named."""
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from auricle.core.anatomy import LABEL_COUNT
 from auricle.data import intensity
 from auricle.data.intensity import IntensityConfig, IntensityDraw
 
@@ -258,7 +259,7 @@ def _cut(cut: tuple[int, bool, float], image: Tensor, label: Tensor | None) -> t
 def anchors(label: Tensor, most: int = 256) -> list[Tensor]:
     """Up to `most` voxels, evenly chosen, of every structure in a label map (X, Y, Z): one (n, 3) tensor of indices each."""
     found = []
-    for value in torch.bincount(label.flatten(), minlength=2)[1:].nonzero()[:, 0] + 1:
+    for value in torch.bincount(label.flatten(), minlength=2)[1:LABEL_COUNT].nonzero()[:, 0] + 1:
         voxels = (label == value).nonzero()
         found.append(voxels[torch.linspace(0, len(voxels) - 1, min(most, len(voxels))).long()].clone())
     return found

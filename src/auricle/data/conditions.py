@@ -100,7 +100,7 @@ def timing_of(left_hu: float, right_hu: float) -> Contrast:
         return "early"
     if max(left_hu, right_hu) < 180.0 and right_hu > 0.75 * left_hu:
         return "venous"
-    return "mixed" if right_hu > 240.0 else "chase"
+    return "mixed" if right_hu > min(240.0, 0.75 * left_hu) else "chase"
 
 
 def measured(
@@ -204,9 +204,11 @@ def donor(asked: Conditions, training: Tensor, scales: Scales, index: int, gener
     distance = (training[:, :VALUES] - vector[:VALUES]).square()
     differs = (distance * exact[_group_of_value]).sum(1) > 1e-6
     near = (distance * (known & ~exact)[_group_of_value]).sum(1)
-    weight = torch.exp(-0.5 * (near - near.min()) / 0.5**2) * torch.where(differs, 1e-9, 1.0)
+    if not differs.all():
+        near = torch.where(differs, math.inf, near)
+    weight = torch.exp(-0.5 * (near - near.min()) / 0.5**2)
     turn = torch.rand((), generator=generator)
-    if near.max() > 0:
+    if float(near[near.isfinite()].max()) > 0:
         return int(torch.searchsorted(weight.cumsum(0), turn * weight.sum()).clamp(max=len(weight) - 1))
     suited = (weight >= weight.max()).nonzero()[:, 0]
     return int(suited[index % len(suited)])

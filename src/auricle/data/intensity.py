@@ -154,26 +154,30 @@ def retime(image: Tensor, label: Tensor, left: float, right: float, spacing: Spa
     """The image (X, Y, Z) in HU as with another timing of the contrast agent: the enhancement times `left` in the left heart, `right` in the right.
 
     `label` (X, Y, Z) says where the two lie. Vessels without a label follow the side that is nearer; far from both, where bone is as bright as
-    blood, nothing changes.
+    blood, nothing changes. What is brighter than blood (metal, calcium) keeps its distance from it.
     """
     sd = (SIDE_MM / spacing[0], SIDE_MM / spacing[1], SIDE_MM / spacing[2])
-    masks = [torch.isin(label, side).float() for side in (_LEFT, _RIGHT)]
+    sides = [torch.isin(label, side) for side in (_LEFT, _RIGHT)]
+    brightest = max([float(image[side].median()) for side in sides if side.any()], default=BLOOD_HU)
+    top = MUSCLE_HU + 1.3 * max(brightest - MUSCLE_HU, 0.0) + 50.0
+    masks = [side.float() for side in sides]
     # Inside a chamber its own side counts most, however near the other one is.
     near_left, near_right = (gaussian(mask, sd) + 3 * mask for mask in masks)
     factor = (near_left * left + near_right * right + 0.03) / (near_left + near_right + 0.03)
-    return torch.where(image > MUSCLE_HU, MUSCLE_HU + (image - MUSCLE_HU) * factor, image)
+    return torch.where(image > MUSCLE_HU, MUSCLE_HU + (image.clamp(max=top) - MUSCLE_HU) * factor + (image - top).clamp(min=0.0), image)
 
 
 def factors_for(blood_hu: float, image: Tensor, label: Tensor) -> tuple[float, float]:
     """Factors of `retime` that bring blood of the left and of the right heart to `blood_hu`: a venous scan, or one without contrast agent.
 
-    Below `MUSCLE_HU` they are negative. A side that is not enhanced, or not in view, keeps what it has.
+    Below `MUSCLE_HU` they are negative. A side that is not enhanced, or not in view, keeps what it has, and one that hardly is comes less far: its
+    noise would be multiplied too.
     """
     factors = []
     for side in (_LEFT, _RIGHT):
         blood = image[torch.isin(label, side)]
         excess = float(blood.median()) - MUSCLE_HU if len(blood) else 0.0
-        factors.append(min((blood_hu - MUSCLE_HU) / excess, 4.0) if excess > 10.0 else 1.0)
+        factors.append(min(max((blood_hu - MUSCLE_HU) / excess, -0.5), 2.0) if excess > 10.0 else 1.0)
     return factors[0], factors[1]
 
 

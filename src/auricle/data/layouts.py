@@ -15,7 +15,13 @@ from auricle.data.volume_files import ending, files_of
 
 LABEL_MARK = re.compile(r"[._-](label|labels|seg|segmentation|mask)$", re.IGNORECASE)
 IMAGE_MARK = re.compile(r"[._-](img|image)$", re.IGNORECASE)
+_CHANNEL = "_0000"
 _MM_WHS = re.compile(r"(ct|mr)_(train|test)_\d{4}_(image|label)", re.IGNORECASE)
+
+
+def case_name(name: str) -> str:
+    """A file's name without its ending, less what data sets append to those of scans (nnU-Net's channel, image) and of label maps."""
+    return IMAGE_MARK.sub("", LABEL_MARK.sub("", name)).removesuffix(_CHANNEL)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from auricle.core import progress
 from auricle.core.anatomy import BACKGROUND, LABEL_COUNT, STRUCTURES
+from auricle.core.arrays import count_values
 from auricle.core.case import Case
 from auricle.core.errors import InputError
 from auricle.data.nifti import saving, write_nifti
@@ -171,7 +172,7 @@ def write_overlays(folder: Path, case: Case, label: NDArray[np.uint8]) -> None:
     there = np.flatnonzero(turned.label.any(axis=(0, 1)))
     if len(there) > OVERLAYS:
         there = there[np.linspace(0, len(there) - 1, OVERLAYS).round().astype(int)]
-    ranges = _positions(turned)
+    ranges, present = _positions(turned), _present(turned.label)
     x, y, _ = _seen(turned, ranges)
     tall = 6.0 * (y[1] - y[0]) / (x[1] - x[0])
     for at in progress.track(there.tolist(), "overlays", len(there)):
@@ -179,7 +180,7 @@ def write_overlays(folder: Path, case: Case, label: NDArray[np.uint8]) -> None:
         FigureCanvasAgg(figure)
         ax = figure.add_axes((0.0, 0.5 / (max(1.0, tall) + 0.5), 1.0, max(1.0, tall) / (max(1.0, tall) + 0.5)))
         _draw(ax, turned, (0, 1, 2), at, (ranges[0], ranges[1]), (x, y), ("R", "L"))
-        _legend(figure, turned.label, "lower center")
+        _legend(figure, present, "lower center")
         with saving(folder / f"axial-{at:03d}.png") as temporary:
             figure.savefig(temporary, format="png", facecolor="black", metadata={"Software": None})
 
@@ -204,7 +205,7 @@ def write_preview(path: Path, case: Case, label: NDArray[np.uint8]) -> None:
     for ax, (name, h, v, normal, sides) in zip(axes, views, strict=True):
         _draw(ax, turned, (h, v, normal), at[normal], (ranges[h], ranges[v]), (seen[h], seen[v]), sides)
         ax.set_title(name, color="white", fontsize=11)
-    _legend(figure, turned.label, "outside lower center")
+    _legend(figure, _present(turned.label), "outside lower center")
     with saving(Path(path)) as temporary:
         figure.savefig(temporary, format="png", facecolor="black", metadata={"Software": None})
 
@@ -225,8 +226,11 @@ def _seen(case: Case, ranges: list[NDArray[np.float64]]) -> list[tuple[float, fl
     return result
 
 
-def _legend(figure: Figure, label: NDArray[np.uint8], place: Literal["lower center", "outside lower center"]) -> None:
-    there = np.unique(label)
+def _present(label: NDArray[np.uint8]) -> list[int]:
+    return [int(v) for v in np.flatnonzero(count_values(label))]
+
+
+def _legend(figure: Figure, there: list[int], place: Literal["lower center", "outside lower center"]) -> None:
     handles = [Patch(color=_COLORS[s.id], label=f"{s.key} {s.name}" if "outside" in place else s.key) for s in STRUCTURES if s.id in there]
     if handles:
         columns = 4 if "outside" in place else 8

@@ -12,7 +12,7 @@ from torch import Tensor
 def karras_sigmas(steps: int, sigma_max: float = math.inf, sigma_min: float = 0.002, rho: float = 7.0) -> Tensor:
     """`steps` descending noise levels, at most 80, and a final zero, shape (steps + 1,) (Karras et al. 2022, equation 5)."""
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
-    low, high = sigma_min ** (1 / rho), min(sigma_max, 80.0) ** (1 / rho)
+    low, high = min(sigma_min, sigma_max / 2) ** (1 / rho), min(sigma_max, 80.0) ** (1 / rho)
     return torch.cat([(high + ramp * (low - high)) ** rho, torch.zeros(1, dtype=torch.float64)])
 
 

@@ -23,7 +23,7 @@ from auricle.core.files import read_json, write_json
 from auricle.core.runs import Run
 from auricle.data import volume_files
 from auricle.data.dicom_files import is_dicom, series_of
-from auricle.data.layouts import IMAGE_MARK, LABEL_MARK
+from auricle.data.layouts import LABEL_MARK, case_name
 from auricle.data.outputs import COLUMNS, check_output, write_table
 from auricle.data.tables import read_table
 from auricle.stages import finetune, segment
@@ -262,7 +262,7 @@ def _expanded(path: Path, series: str | None, out: Path) -> list[Path]:
 def _below(folder: Path, out: Path) -> Iterator[Path]:
     """Volume files and folders with DICOM files under a folder, in order of their names; label maps that lie beside their scans are left out."""
     everything = sorted(folder.iterdir())
-    names = {IMAGE_MARK.sub("", stem(p)) for p in everything}
+    names = {case_name(stem(p)) for p in everything if not LABEL_MARK.search(stem(p))}
     for path in everything:
         if path.name.startswith(".") or path.absolute() == out:
             continue
@@ -282,7 +282,7 @@ def _belongs_to_a_scan(path: Path, names: set[str]) -> bool:
     if path.is_dir():
         with_images = path.name in ("labels", "labelsTr", "labelsTs") and path.name.replace("labels", "images") in names
         return with_images or (path.name == "segmentations" and "ct" in names)
-    return bool(LABEL_MARK.search(stem(path))) and LABEL_MARK.sub("", stem(path)) in names
+    return bool(LABEL_MARK.search(stem(path))) and case_name(stem(path)) in names
 
 
 def _holds_dicom(folder: Path) -> bool:

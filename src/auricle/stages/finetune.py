@@ -39,6 +39,8 @@ class FinetuneStage:
     """Folder of generated pairs to mix in, or of a prepared cohort whose training split is."""
     ratio: float = 3.0
     """Generated pairs for each labeled case, where `generated` is given."""
+    least_confidence: float = 0.0
+    """Voxels of generated label maps of which the decoder was less sure (0..1) teach nothing; 0 takes all."""
     real_weight: int = 1
     """How often a labeled case is visited for each visit of a generated pair."""
     real_from: float = 1.0
@@ -67,13 +69,16 @@ class FinetuneStage:
     def __post_init__(self) -> None:
         if self.ratio < 0:
             raise ValueError(f"--ratio must not be negative, is {self.ratio}")
+        if not 0.0 <= self.least_confidence < 1.0:
+            raise ValueError(f"--least-confidence must lie in 0..1, below 1, is {self.least_confidence}")
         if self.real_weight < 1:
             raise ValueError(f"--real-weight must be at least 1, is {self.real_weight}")
         if not 0.0 <= self.real_from <= 1.0:
             raise ValueError(f"--real-from must lie in 0..1, is {self.real_from}")
         if self.initial is not None and self.pretrained is not None:
             raise ValueError("--initial brings a whole segmenter, --pretrained an encoder: give one of them")
-        check_patch(self.patch, self.network)
+        if self.initial is None:
+            check_patch(self.patch, self.network)
 
 
 def run(config: FinetuneStage, out: Path) -> Path:
@@ -93,7 +98,7 @@ def run(config: FinetuneStage, out: Path) -> Path:
     train = labeled.take([i for _ in range(config.real_weight) for i in range(len(labeled))])
     real = len(train)
     if config.generated is not None:
-        made = cohort_pairs(config.generated, "train") if _is_cohort(config.generated) else generated_pairs(config.generated)
+        made = cohort_pairs(config.generated, "train") if _is_cohort(config.generated) else generated_pairs(config.generated, config.least_confidence)
         train = mix(train, made, round(config.ratio * (len(labeled) + len(held_out))))
     torch.manual_seed(config.seed)
     network = Segmenter(config.network, outputs=LABEL_COUNT) if config.initial is None else _started(config.initial, train.grid, config.patch)
@@ -244,4 +249,7 @@ def identity(folder: Path) -> str:
     """SHA-256 of the weights of the fine-tuned segmenter in `folder`; raises `InputError` where there is none."""
     if not (folder / "model.json").exists():
         raise InputError(f"{folder} holds no fine-tuned segmenter")
-    return str(read_json(folder / "model.json")["sha256"])
+    facts = read_json(folder / "model.json")
+    if not isinstance(facts, dict) or not isinstance(facts.get("sha256"), str):
+        raise InputError(f"{folder}/model.json does not describe a model: copy the folder again")
+    return str(facts["sha256"])

@@ -36,6 +36,7 @@ from auricle.stages import gate, restoration
 from auricle.stages import refiner as refiner_stage
 from auricle.stages.diffusion import LatentModel
 from auricle.stages.gate import Audit, Verdict
+from auricle.stages.pairs import CONFIDENCE
 from auricle.stages.refiner import Trained
 
 DEFAULT_RUN = Path("runs/demo")
@@ -113,6 +114,27 @@ class Candidate:
     specks: float
     """Share of specks before repair."""
     verdict: Verdict
+    confidence: NDArray[np.uint8] | None
+    """Percent by which the decoder holds each voxel's label to be true; None for a packed label head."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the autoencoder makes of a latent, each [x, y, z] or (9, X, Y, Z)."""
+
+    image: NDArray[np.float32]
+    """HU."""
+    label: NDArray[np.uint8]
+    """Label map, its volumes fitted where that was asked for."""
+    probabilities: Tensor | None
+    """Of the nine labels, as decoded; None for a packed label head."""
+
+    def confidence(self, label: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+        """Probability of each voxel's `label` in percent: low where the image would have another, or where fitting and repair moved a border."""
+        if self.probabilities is None:
+            return None
+        own = self.probabilities.gather(0, torch.from_numpy(label).long()[None])[0]
+        return (100 * own).round().to(torch.uint8).numpy()
 
 
 @dataclass(frozen=True)
@@ -162,7 +184,8 @@ class Maker:
 
     def _finish(self, index: int, asked: Conditions, latent: Tensor) -> Candidate:
         c, spacing = self.config, self.grid.spacing
-        image, label = decode(self.decoder, latent, c.tile, asked.volumes_ml() if c.fit_volumes else {}, float(np.prod(spacing)) / 1000.0)
+        decoded = decode(self.decoder, latent, c.tile, asked.volumes_ml() if c.fit_volumes else {}, float(np.prod(spacing)) / 1000.0)
+        image, label = decoded.image, decoded.label
         specks = anatomy.speck_share(label, float(np.prod(spacing)) / 1000.0)
         verdict = gate.judge(label, spacing, mend=c.gate)
         before = {}
@@ -175,11 +198,15 @@ class Maker:
         image = restoration.restore(image, verdict.label, spacing, self.grains if wanted else [], c.seed, index, refined)
         if self.audit is not None:
             verdict = gate.audited(verdict, image, spacing, self.audit)
-        return Candidate(self.name(index), asked, np.rint(image).astype(np.int16), before, specks, verdict)
+        sure = decoded.confidence(verdict.label)
+        return Candidate(self.name(index), asked, np.rint(image).astype(np.int16), before, specks, verdict, sure)
 
 
 def run(config: GenerateStage, out: Path) -> Path:
-    """Write ``images/ID.nii.gz``, ``labels/ID.nii.gz`` and ``pairs.json`` into `out`; candidates that are judged already are kept. Returns `out`."""
+    """Write ``images``, ``labels`` and ``confidence`` (each ``ID.nii.gz``) and ``pairs.json`` into `out`; returns `out`.
+
+    Candidates that are judged already are kept.
+    """
     inputs = {"autoencoder": finished(config.autoencoder, "autoencoder"), "diffusion": finished(config.diffusion, "diffusion")}
     if config.cohort is not None:
         inputs["cohort"] = finished(config.cohort, "cohort")
@@ -217,6 +244,7 @@ def load(config: GenerateStage) -> Maker:
     trained = refiner_stage.load(config.refiner, config.autoencoder) if config.restore and config.refiner is not None else None
     grains = restoration.load(config.autoencoder) if config.restore else []
     audit = gate.audit(config.cohort) if config.cohort is not None and config.gate else None
+    levels(config, model.parameterization)  # what cannot be sampled is said before anything is written
     views = diffusion_stage.views(config.diffusion) if config.variation < 1 else None
     return Maker(config, decoder, model, grid, grains, trained, audit, views)
 
@@ -250,7 +278,7 @@ def _fill(maker: Maker, out: Path) -> list[dict[str, Any]]:
     if good < config.count:
         _fill_up(maker, out, records, config.count - good)
     keep = {r["id"] for r in records if r["kept"]}
-    for folder in ("images", "labels"):
+    for folder in ("images", "labels", CONFIDENCE):
         for path in (out / folder).glob("generated-*.nii.gz"):
             if path.name.removesuffix(".nii.gz") not in keep:
                 path.unlink()
@@ -300,7 +328,7 @@ def sigmas_for(kind: Kind, sampler: SamplerName, steps: int, shift: float = 1.0,
     if kind == "ddpm":
         every = cosine_sigmas().flip(0)
         every = every[every <= most]
-        if steps > len(every):
+        if not len(every) or (sampler != "ddpm" and steps > len(every)):
             below = f" up to --variation {variation:g}" if variation < 1 else ""
             raise InputError(f"--steps {steps}: a DDPM has {len(every)} noise levels{below}")
         count = len(every) if sampler == "ddpm" else steps
@@ -332,8 +360,8 @@ def sample_latents(
 @torch.no_grad()
 def decode(
     network: Autoencoder, latent: Tensor, tile: int | None = None, volumes_ml: Mapping[str, float] | None = None, voxel_ml: float = 1.0
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:  # fmt: skip
-    """Image (X, Y, Z) in HU and label map (X, Y, Z) of one latent (C, ..), in tiles of `tile` latent voxels where that is given.
+) -> Decoded:  # fmt: skip
+    """Image and label map of one latent (C, ..), in tiles of `tile` latent voxels where that is given.
 
     Logits are fitted to `volumes_ml` (`data.labelcode.fit_volumes`); a packed label head has none.
     """
@@ -341,10 +369,12 @@ def decode(
         raise InputError("sampling gave numbers that are not finite: take more --steps or another --sampler")
     latent = latent[None].contiguous(memory_format=torch.channels_last_3d)
     image, label = network.decode(latent) if tile is None else network.decode_tiled(latent, tile)
-    label = label.float()
-    if volumes_ml and label.shape[1] == LABEL_COUNT:
-        label = fit_volumes(label[0].contiguous(), volumes_ml, voxel_ml)[None]
-    return to_hu(image[0, 0].float().cpu().numpy()), decode_label(label)[0].cpu().numpy()
+    label, probabilities = label.float(), None
+    if label.shape[1] == LABEL_COUNT:
+        probabilities = label[0].softmax(0).cpu().contiguous()
+        if volumes_ml:
+            label = fit_volumes(label[0].contiguous(), volumes_ml, voxel_ml)[None]
+    return Decoded(to_hu(image[0, 0].float().cpu().numpy()), decode_label(label)[0].cpu().numpy(), probabilities)
 
 
 def describe(candidate: Candidate, maker: Maker) -> dict[str, Any]:
@@ -365,3 +395,5 @@ def _write_pair(out: Path, candidate: Candidate, grid: ModelGrid) -> None:
     affine = grid.affine(np.zeros(3))
     write_nifti(out / "images" / f"{candidate.name}.nii.gz", candidate.image, affine, dtype=np.int16)
     write_nifti(out / "labels" / f"{candidate.name}.nii.gz", candidate.verdict.label, affine, dtype=np.uint8)
+    if candidate.confidence is not None:
+        write_nifti(out / CONFIDENCE / f"{candidate.name}.nii.gz", candidate.confidence, affine, dtype=np.uint8)

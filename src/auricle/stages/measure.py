@@ -16,7 +16,7 @@ from auricle.core.files import write_json
 from auricle.data.cohort import parse_label_map
 from auricle.data.geometry import apart, check_axis_code, is_sheared, on_grid
 from auricle.data.labels import read_label
-from auricle.data.layouts import IMAGE_MARK, LABEL_MARK
+from auricle.data.layouts import LABEL_MARK, case_name
 from auricle.data.outputs import VolumeRow, check_output, volumes, write_table
 from auricle.data.preprocess import label_to_grid, orient, right_angled
 from auricle.data.reading import read_scan, straightened
@@ -155,10 +155,9 @@ def find_labels(inputs: tuple[Path, ...]) -> list[Scan]:
             found += [Scan(p / "labels.nii.gz", p.resolve().name) for p in results]
         elif path.is_dir():
             files = [Scan(p, "") for p in sorted(path.iterdir()) if p.name.endswith(ENDINGS) and not p.name.startswith(".")]
-            beside = {_case(f.path) for f in files if not LABEL_MARK.search(stem(f.path))}
             # Scans that lie beside their label maps are no label maps.
-            marked = [f for f in files if LABEL_MARK.search(stem(f.path)) and _case(f.path) in beside]
-            files = [f for f in files if f in marked or _case(f.path) not in {_case(m.path) for m in marked}]
+            beside = {case_name(stem(f.path)) for f in files if LABEL_MARK.search(stem(f.path))}
+            files = [f for f in files if LABEL_MARK.search(stem(f.path)) or case_name(stem(f.path)) not in beside]
             if not files:
                 raise InputError(f"{path}: holds no label maps ({', '.join(ENDINGS)})")
             found += files
@@ -202,11 +201,11 @@ def _right_angled(case: Case) -> Case:
 def _partner(flag: str, given: Path, scan: Scan, alone: bool) -> Path:
     """The file that belongs to a label map."""
     if given.is_dir():
-        candidates = [p for p in sorted(given.iterdir()) if p.name.endswith(ENDINGS)]
-        same = [p for p in candidates if stem(p) == scan.name]
-        # Names differ by what data sets append to those of scans and of label maps.
-        alike = [p for p in candidates if _case(p) == _core(scan.name) and bool(LABEL_MARK.search(stem(p))) == (flag == "--reference")]
-        files = same or alike or [p for p in candidates if _case(p) == _core(scan.name)]
+        candidates = [p for p in sorted(given.iterdir()) if p.name.endswith(ENDINGS) and p.absolute() != scan.path.absolute()]
+        alike = [p for p in candidates if case_name(stem(p)) == case_name(scan.name)]
+        # Names differ by what data sets append to those of scans and of label maps: a file marked as what is looked for comes first.
+        alike.sort(key=lambda p: (bool(LABEL_MARK.search(stem(p))) != (flag == "--reference"), stem(p) != scan.name))
+        files = alike
         own = [given / "labels.nii.gz"] if alone else []
         files += [p for p in (given / scan.name / "labels.nii.gz", given / scan.name, *own) if p.exists()]
         if files:
@@ -216,15 +215,6 @@ def _partner(flag: str, given: Path, scan: Scan, alone: bool) -> Path:
     elif not alone:
         raise InputError(f"{flag} {given}: is one file for several label maps; give a folder with a file named as each of them")
     return given
-
-
-def _case(path: Path) -> str:
-    """The name of the case that a file belongs to."""
-    return _core(stem(path))
-
-
-def _core(name: str) -> str:
-    return IMAGE_MARK.sub("", LABEL_MARK.sub("", name)).removesuffix("_0000")
 
 
 def _same_grid(
@@ -257,7 +247,8 @@ def _means(results: list[Measured]) -> Iterator[list[str]]:
         cells = [s.key, str(sum(row["volume_ml"] > 0 for row in rows))]
         for column in columns:
             # An absent structure has no volume; but one that only the reference has counts against the agreement.
-            values = [v for row in rows if (v := row.get(column)) is not None and (row["volume_ml"] > 0 or column in AGREEMENT)]
+            counted = [row for row in rows if row["volume_ml"] > 0 or (column in AGREEMENT and row.get("dice") is not None)]
+            values = [v for row in counted if (v := row.get(column)) is not None]
             cells.append(_cell(column, float(np.mean(values)) if values else None))
             cells.append(_cell(column, float(np.std(values, ddof=1)) if len(values) > 1 else None))
         yield cells + ([str(sum(row.get("missed", False) for row in rows))] if missed else [])

@@ -22,7 +22,7 @@ from auricle.core.case import Case
 from auricle.core.config import digest, to_json
 from auricle.core.errors import InputError
 from auricle.core.files import scratch_folder, write_json
-from auricle.data import dicom_seg, meshes
+from auricle.data import dicom_seg, meshes, volume_files
 from auricle.data.archive import unpacked
 from auricle.data.dicom import SourceImages, source_images
 from auricle.data.dicom_files import is_dicom, series_of
@@ -178,12 +178,25 @@ def segment(model: Trained, case: Case, notices: tuple[str, ...] = (), *, mirror
     if seen is None:
         return Segmentation(replace(case, label=np.zeros(shape, np.uint8)), False, 0.0, notices)
     confidences = {s.key: float(seen.probabilities[s.id][seen.label == s.id].mean()) for s in STRUCTURES if (seen.label == s.id).any()}
-    coarse = orient(Case(case.id, seen.label, seen.affine, seen.label))
+    coarse = _in_view(seen, case)
     label, found, confidence = _returned(seen, shape, case.affine, model.grid.spacing)
     if not found:
         return Segmentation(replace(case, label=label), False, confidence, notices)
     assert coarse.label is not None
     return Segmentation(replace(case, label=label), True, confidence, notices, confidences, tuple(check(coarse.label, coarse.spacing)))
+
+
+def _in_view(seen: Prediction, case: Case) -> Case:
+    """What was seen as a case on the model's grid, without the layers beyond the scan: what its edge cuts reaches the edge there, too."""
+    corners = np.array(np.meshgrid(*[(0.0, n - 1.0) for n in case.image.shape])).reshape(3, -1)
+    step = np.linalg.inv(seen.affine) @ case.affine
+    index = step[:3, :3] @ corners + step[:3, 3:]
+    low = np.clip(np.ceil(index.min(1) - 0.5), 0, None).astype(int)
+    high = np.minimum(np.floor(index.max(1) + 0.5).astype(int) + 1, seen.label.shape)
+    part = tuple(slice(a, max(a + 1, b)) for a, b in zip(low, high, strict=True))
+    affine = seen.affine.copy()
+    affine[:3, 3] = (seen.affine @ np.append(low, 1.0))[:3]
+    return orient(Case(case.id, seen.label[part], affine, seen.label[part]))
 
 
 def to_scan(
@@ -250,6 +263,9 @@ def _source(scan: Path, series: str | None) -> Iterator[SourceImages]:
         yield source_images(scan, series)
     elif scan.suffix == ".zip":
         with unpacked(scan) as folder:
+            if any(volume_files.ending(p) for p in folder.rglob("*")):
+                what = "must refer to the images of a DICOM series, and this archive holds a volume file"
+                raise InputError(f"{scan}: --format dicom-seg {what}; pack the series alone")
             try:
                 yield source_images(folder, series)
             except InputError as error:

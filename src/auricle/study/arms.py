@@ -90,8 +90,8 @@ def varied_baseline(shared: Shared) -> FinetuneStage:
 def ours_plus(shared: Shared) -> FinetuneStage:
     """`ours` on pairs that start from noised views, with what its ablation has kept (docs/results/study.md).
 
-    Labeled cases are visited as often as generated pairs, and alone in the last 40% of the steps; pairs are continued beyond their edges; shapes
-    and timings vary as in the generator's training.
+    Labeled cases are visited about as often as generated pairs, and alone in the last 40% of the steps; pairs are continued beyond their edges;
+    shapes and timings vary as in the generator's training.
     """
     stage = _with_variety(replace(shared.finetune, generated=shared.varied, pretrained=shared.pretrained_varied))
     often = max(1, round(stage.ratio))
