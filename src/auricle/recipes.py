@@ -146,7 +146,7 @@ def study() -> Recipe:
     return replace(
         base,
         cohort=CohortConfig(data=VirtualData(patients=140), margin=(16, 16, 16), shares=(106.0, 4.0, 30.0)),
-        generate=replace(base.generate, tries=4),
+        generate=replace(base.generate, tries=4, fit_volumes=False),
         pretrain=replace(base.pretrain, network=network, fit=replace(base.pretrain.fit, steps=400, validate_every=100)),
         finetune=replace(base.finetune, network=network, fit=replace(base.finetune.fit, steps=1000, validate_every=100, ema_decay=0.98)),
     )  # fmt: skip

@@ -87,7 +87,7 @@ def segmenter() -> AugmentConfig:
 def few_cases() -> AugmentConfig:
     """Shapes and contrast varied for a generator of a few cases, which would learn them by heart; what a scanner does to an image is left alone."""
     return AugmentConfig(
-        location_crop_probability=1.0, shift_mm=6.0, rotation_degrees=6.0, scale=0.10, stretch=0.06, warp_mm=3.0, timing=0.3, even_probability=0.25,
+        location_crop_probability=1.0, shift_mm=6.0, rotation_degrees=6.0, scale=0.10, stretch=0.06, warp_mm=3.0, timing=0.3,
         intensity=IntensityConfig(gain=0.15, gamma=0.1),
     )  # fmt: skip
 

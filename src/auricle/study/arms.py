@@ -13,6 +13,8 @@ from auricle.stages.finetune import FinetuneStage
 
 _NOWHERE = Path()
 """What a single run does not have."""
+EVEN_PROBABILITY = 0.1
+"""Of views as of a venous scan or of one without contrast agent, in `ours-plus`; a generator of few cases does worse when it learns them too."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +85,15 @@ def both_pretraining(shared: Shared) -> FinetuneStage:
 
 
 def varied_baseline(shared: Shared) -> FinetuneStage:
-    """The baseline with the shapes and timings of the generator's augmentation in its own: what `ours-plus` owes to that alone."""
+    """The baseline with shapes and timings varied in its augmentation: what `ours-plus` owes to that alone."""
     return _with_variety(baseline(shared))
 
 
 def ours_plus(shared: Shared) -> FinetuneStage:
-    """`ours` on pairs that start from noised views, with what its ablation has kept (docs/results/study.md).
+    """`ours` on pairs that start from noised views, with schedule, weights and augmentation of its own (docs/results/study.md).
 
     Labeled cases are visited about as often as generated pairs, and alone in the last 40% of the steps; pairs are continued beyond their edges;
-    shapes and timings vary as in the generator's training.
+    shapes and timings are varied.
     """
     stage = _with_variety(replace(shared.finetune, generated=shared.varied, pretrained=shared.pretrained_varied))
     often = max(1, round(stage.ratio))
@@ -100,7 +102,7 @@ def ours_plus(shared: Shared) -> FinetuneStage:
 
 def _with_variety(stage: FinetuneStage) -> FinetuneStage:
     wide = augment.few_cases()
-    return replace(stage, augment=replace(stage.augment, warp_mm=wide.warp_mm, timing=wide.timing, even_probability=wide.even_probability))
+    return replace(stage, augment=replace(stage.augment, warp_mm=wide.warp_mm, timing=wide.timing, even_probability=EVEN_PROBABILITY))
 
 
 ARMS: dict[str, Arm] = {"baseline": baseline, "medical-diffusion": medical_diffusion, "ours": ours}
