@@ -242,7 +242,7 @@ def compare(o: argparse.Namespace, folder: Path) -> str:
     found: dict[str, Result] = {}
     planned = job({"job": "prepare", "contender": "nnunet", "folder": str(where)}, o.nnunet, folder / "logs" / "prepare")
     progress.report(f"nnU-Net planned {planned}")
-    for who in TRAINED:
+    for who in o.contenders:
         out = folder / who
         common = {"contender": who, "folder": str(where), "seed": o.seed}
         asked = {**common, "job": "train", "seconds": 60 * o.minutes, "fold": str(fold), "out": str(out)}
@@ -263,7 +263,7 @@ def compare(o: argparse.Namespace, folder: Path) -> str:
         write_json(folder / "found.json", found)
     speeds = {}
     for name, size, batch in o.sizes:
-        for who in TRAINED:
+        for who in o.contenders:
             asked = {"job": name, "contender": who, "folder": str(where), "size": size, "batch": batch, "seed": o.seed}
             speeds[name, who] = job(asked, o.nnunet, folder / "logs" / f"{name}-{who}")
     return text(o, planned, found, speeds)
@@ -329,6 +329,7 @@ def main() -> None:
     parser.add_argument("cohort", type=Path, help="folder of a prepared cohort")
     parser.add_argument("--nnunet", required=True, help="Python of an environment with nnunetv2")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training for each contender")
+    parser.add_argument("--contenders", nargs="+", choices=TRAINED, default=TRAINED, help="who takes part; ours always does")
     parser.add_argument("--cases", type=int, default=16, help="labeled training cases")
     parser.add_argument("--tests", type=int, default=20, help="test cases at most")
     parser.add_argument("--fine", type=int, default=3, help="large scans")
@@ -336,10 +337,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="seconds of training, one scan, small volumes")
     o = parser.parse_args()
+    o.contenders = [who for who in TRAINED if who == "ours" or who in o.contenders]
     o.sizes = [("step", (128, 128, 128), 1), ("forward", (256, 256, 160), 1)]
     if o.quick:
         o.minutes, o.tests, o.fine, o.sizes = 0.1, 1, 1, [("step", (64, 64, 64), 1), ("forward", (64, 64, 64), 1)]
     command = f"python -m benchmarks.segmentation {o.cohort} --nnunet NNUNET/bin/python --minutes {o.minutes:g}"
+    if len(o.contenders) < len(TRAINED):
+        command += f" --contenders {' '.join(o.contenders)}"
     if o.work is not None:
         publish(compare(o, o.work), out=o.out, name="segmentation", title="The segmenter beside nnU-Net and DynUNet", command=command)
         return
