@@ -16,7 +16,7 @@ def soft_dice_loss(logits: Tensor, label: Tensor, *, epsilon: float = 1.0) -> Te
     """
     probability = logits.softmax(1).flatten(2)
     flat, classes = label.long().flatten(1), logits.shape[1]
-    if bool((flat == UNSURE).any()):
+    if _unsure(label):
         probability = probability * (flat != UNSURE)[:, None]
         # Their probability is zero now, so background takes them in without a change.
         counts = torch.bincount(flat[flat != UNSURE], minlength=classes)
@@ -32,10 +32,14 @@ def soft_dice_loss(logits: Tensor, label: Tensor, *, epsilon: float = 1.0) -> Te
 
 def dice_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     """Cross-entropy, averaged over the voxels that are not `UNSURE`, plus soft Dice loss; shapes as `soft_dice_loss`."""
-    target = label.long()
-    if bool((target != UNSURE).any()):
-        return F.cross_entropy(logits, target, ignore_index=UNSURE) + soft_dice_loss(logits, label)
-    return 0.0 * logits.sum()
+    if _unsure(label) and bool((label == UNSURE).all()):
+        return 0.0 * logits.sum()
+    return F.cross_entropy(logits, label.long(), ignore_index=UNSURE) + soft_dice_loss(logits, label)
+
+
+def _unsure(label: Tensor) -> bool:
+    """Whether a label map holds unsure voxels; one without values (on the meta device, where costs are estimated) is taken to hold none."""
+    return not label.is_meta and bool((label == UNSURE).any())
 
 
 def deep_supervision(outputs: list[Tensor], label: Tensor) -> Tensor:
