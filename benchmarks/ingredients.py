@@ -54,6 +54,11 @@ def plus_mixed(shared: Shared) -> FinetuneStage:
     return replace(ours_plus(shared), real_weight=1, real_from=1.0)
 
 
+def plus_sure(shared: Shared) -> FinetuneStage:
+    """`ours-plus` without the voxels of its pairs of whose label the decoder is less than 80% sure."""
+    return replace(ours_plus(shared), least_confidence=0.8)
+
+
 def plus_plain(shared: Shared) -> FinetuneStage:
     """`ours-plus` without shapes and timings in the augmentation of fine-tuning: its pairs alone bring these."""
     return replace(ours_plus(shared), augment=replace(shared.finetune.augment, continue_edges=True))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -154,7 +154,7 @@ def transfer_encoder(network: Segmenter, folder: Path) -> None:
 
 def _started(folder: Path, grid: Grid, patch: Triple | None) -> Segmenter:
     """The segmenter in `folder` as a start, trainable."""
-    network, theirs = _read(segmenter_folder(folder))
+    network, theirs, _ = _read(segmenter_folder(folder))
     check_patch(patch or grid.size, network.config)
     if any(abs(a / b - 1) > 0.1 for a, b in zip(grid.spacing, theirs.spacing, strict=True)):
         sizes = [" x ".join(f"{v:g}" for v in g.spacing) for g in (theirs, grid)]
@@ -227,17 +227,16 @@ class Trained:
 
 def load(folder: Path) -> Trained:
     """The fine-tuned segmenter of a finished run."""
-    network, grid = _read(folder)
-    facts = read_json(folder / "model.json")
+    network, grid, facts = _read(folder)
     return Trained(for_inference(network), grid, _triple(facts.get("patch") or grid.size), bool(facts.get("mirrored")))
 
 
-def _read(folder: Path) -> tuple[Segmenter, Grid]:
-    """Network and model grid of a fine-tuned segmenter; weights in half precision become whole ones."""
+def _read(folder: Path) -> tuple[Segmenter, Grid, dict[str, Any]]:
+    """Network, model grid and facts of a fine-tuned segmenter; weights in half precision become whole ones."""
     facts, state, _ = read_model(folder, "finetune")
     network = Segmenter(from_json(SegmenterConfig, facts.get("network"), f"{folder}/model.json: network"), outputs=LABEL_COUNT)
     load_state(network, state, folder)
-    return network, from_json(Grid, facts.get("grid"), f"{folder}/model.json: grid")
+    return network, from_json(Grid, facts.get("grid"), f"{folder}/model.json: grid"), facts
 
 
 def _triple(values: Sequence[int]) -> Triple:
