@@ -1,10 +1,12 @@
 """Augmentation: drawn apart from applied, image and label together, nothing changed by default."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
+from auricle.core.anatomy import ID, KEYS
 from auricle.data import augment
 from auricle.data.augment import AugmentConfig, anchors, apply, draw, move_to_patch, paper_generator, plain, segmenter
 from auricle.data.intensity import IntensityConfig
@@ -91,6 +93,62 @@ def test_a_warp_leaves_everything_else_as_it_was_drawn() -> None:
     assert la is not None
     assert lb is not None
     assert not torch.equal(la, lb)
+
+
+def ball(edge: int = 64, spacing: float = 2.5) -> tuple[torch.Tensor, torch.Tensor]:
+    """A left ventricle of 25 mm radius in a wall of 10 mm: an image in HU that follows its label map."""
+    axis = (torch.arange(edge) - (edge - 1) / 2) * spacing
+    radius = (axis[:, None, None].square() + axis[None, :, None].square() + axis[None, None, :].square()).sqrt()
+    label = torch.where(radius < 25, ID["LV"], torch.where(radius < 35, ID["MYO"], 0)).to(torch.uint8)
+    return torch.tensor([0, 100, 0, 300], dtype=torch.int16)[label.long()], label
+
+
+def grown(**moves: float) -> augment.Draw:
+    return replace(drawn(AugmentConfig()), growth_mm=tuple(float(moves.get(key, 0.0)) for key in ("", *KEYS)))
+
+
+@pytest.mark.parametrize(
+    ("moves", "inner", "outer"),
+    [({}, 25, 35), ({"LV": 3}, 27.5, 35), ({"LV": -3}, 22.2, 35), ({"LV": 3, "MYO": 3}, 27.3, 38), ({"MYO": 3}, 24.7, 37.2)],
+)
+def test_each_structure_grows_by_itself(moves: dict[str, float], inner: float, outer: float) -> None:
+    image, label = ball()
+    moved, picked = apply(grown(**moves), image, label, (48, 48, 48), (2.5, 2.5, 2.5))
+    assert picked is not None
+    for values, found in ((("LV",), inner), (("LV", "MYO"), outer)):
+        voxels = int(torch.isin(picked, torch.tensor([ID[v] for v in values], dtype=torch.uint8)).sum())
+        assert (voxels * 2.5**3 * 3 / 4 / math.pi) ** (1 / 3) == pytest.approx(found, abs=0.7)
+    # The image goes with its label.
+    painted = torch.tensor([0.0, 100.0, 0.0, 300.0])[picked.long()]
+    assert ((moved - painted).abs() < 60).float().mean() > 0.97
+
+
+def test_growth_folds_nothing_at_its_largest() -> None:
+    _, label = ball()
+    most = 2 * 0.4 * augment.GROWTH_SD_MM
+    still = augment._sampling_grid(drawn(AugmentConfig()), tuple(label.shape), (48, 48, 48), (2.5, 2.5, 2.5))
+    for signs in ((1, -1), (-1, 1), (1, 1), (-1, -1)):
+        moves = (0.0, signs[0] * most, 0.0, signs[1] * most, *(0.0,) * 5)
+        field = (still + augment._growth(moves, label, still, (2.5, 2.5, 2.5)))[0].flip(-1)
+        gradient = torch.stack([torch.gradient(field[..., k], dim=[0, 1, 2])[a] for k in range(3) for a in range(3)], -1)
+        assert torch.linalg.det(gradient.reshape(*gradient.shape[:3], 3, 3)).min() > 0
+
+
+def test_growth_leaves_everything_else_as_it_was_drawn() -> None:
+    still, other = drawn(segmenter(), 5), drawn(replace(segmenter(), growth_mm=1.5), 5)
+    assert other.growth_mm is not None
+    assert other.growth_mm[0] == 0
+    assert replace(other, growth_mm=None) == still
+    sizes = torch.tensor([drawn(AugmentConfig(growth_mm=1.5), s).growth_mm for s in range(300)])[:, 1:]
+    assert float(sizes.std()) == pytest.approx(1.5, rel=0.1)
+    # Borders that nothing labels stay where they are.
+    image, _ = blocks()
+    assert torch.equal(apply(other, image, None, SIZE, SPACING)[0], apply(still, image, None, SIZE, SPACING)[0])
+
+
+def test_too_much_growth_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"growth-mm must lie in 0\.\.2\.8"):
+        AugmentConfig(growth_mm=3.0)
 
 
 def test_probabilities_of_the_paper_are_kept() -> None:

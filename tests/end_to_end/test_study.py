@@ -91,6 +91,7 @@ def test_ours_plus_learns_from_pairs_that_start_from_its_own_cases(tiny: recipes
     assert stages["varied-baseline"]["generated"] is None
     for augmentation in (s["augment"] for s in stages.values()):
         assert augmentation["warp_mm"] > 0
+        assert augmentation["growth_mm"] > 0
         assert augmentation["even_probability"] > 0
     # No pair from noise alone is asked for.
     assert not (fold_ / "generate-3").exists()

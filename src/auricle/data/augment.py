@@ -16,6 +16,8 @@ EVEN_HU = (35.0, 160.0)
 """Blood without contrast agent, and of a venous phase at its brightest."""
 WARP_PERIOD_MM = 36.0
 """Distance of the control points of a warp: about the width of a chamber."""
+GROWTH_SD_MM = 7.0
+"""SD of the Gaussian over which the move of a border fades: between half the thickness of the left ventricle's wall and half a chamber's radius."""
 _SPLINE_SD = (151 / 315) ** 1.5
 """SD of a uniform cubic B-spline in 3D with independent coefficients of SD 1: along each axis, the integral of its squares is 151/315."""
 
@@ -54,6 +56,8 @@ class AugmentConfig:
     """SD of the logarithm of the size along each axis by itself, on top of `scale`."""
     warp_mm: float = 0.0
     """SD along each axis of a smooth random displacement, which changes shapes; control points lie `WARP_PERIOD_MM` apart."""
+    growth_mm: float = 0.0
+    """SD of how far each structure's border moves outward or inward, every structure by itself: other sizes, other walls."""
     intensity: IntensityConfig = field(default_factory=IntensityConfig)
     """What is done to the image's values alone."""
     continue_edges: bool = False
@@ -67,6 +71,8 @@ class AugmentConfig:
                 raise ValueError(f"--augment.{name.replace('_', '-')}-probability must lie in 0..1")
         if not 0.0 <= self.warp_mm <= WARP_PERIOD_MM / 6:
             raise ValueError(f"--augment.warp-mm must lie in 0..{WARP_PERIOD_MM / 6:g}: more folds the image over itself")
+        if not 0.0 <= self.growth_mm <= 0.4 * GROWTH_SD_MM:
+            raise ValueError(f"--augment.growth-mm must lie in 0..{0.4 * GROWTH_SD_MM:g}: more folds the image over itself")
         if not 0.0 < self.crop_scale[0] <= self.crop_scale[1] <= 1.0:
             raise ValueError("--augment.crop-scale must be two ascending numbers in 0..1")
 
@@ -87,7 +93,7 @@ def segmenter() -> AugmentConfig:
 def few_cases() -> AugmentConfig:
     """Shapes and contrast varied for a generator of a few cases, which would learn them by heart; what a scanner does to an image is left alone."""
     return AugmentConfig(
-        location_crop_probability=1.0, shift_mm=6.0, rotation_degrees=6.0, scale=0.10, stretch=0.06, warp_mm=3.0, timing=0.3,
+        location_crop_probability=1.0, shift_mm=6.0, rotation_degrees=6.0, scale=0.10, stretch=0.06, warp_mm=3.0, growth_mm=2.0, timing=0.3,
         intensity=IntensityConfig(gain=0.15, gamma=0.1),
     )  # fmt: skip
 
@@ -122,6 +128,8 @@ class Draw:
     """SD of a smooth displacement in mm, and its seed."""
     blood_hu: float | None = None
     """HU of blood on both sides, in the place of `timing`."""
+    growth_mm: tuple[float, ...] | None = None
+    """How far the border of every label moves outward, in mm; the background's place holds 0."""
 
 
 def draw(config: AugmentConfig, extent_mm: tuple[float, float, float], generator: torch.Generator) -> Draw:
@@ -152,11 +160,15 @@ def draw(config: AugmentConfig, extent_mm: tuple[float, float, float], generator
     if config.even_probability:
         chance, level = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
         blood = EVEN_HU[0] + (EVEN_HU[1] - EVEN_HU[0]) * level if chance < config.even_probability else None
+    growth = None
+    if config.growth_mm:
+        moves = torch.randn(LABEL_COUNT - 1, generator=generator, dtype=torch.float64).clamp(-2, 2) * config.growth_mm
+        growth = (0.0, *moves.tolist())
     return Draw(
         matrix=tuple(tuple(row) for row in matrix.tolist()), shift_mm=(shift[0], shift[1], shift[2]),
         boost_hu=config.boost_hu if u[7] < config.boost_probability else 0.0,
         timing=(math.exp(config.timing * n[8]), math.exp(config.timing * n[9])),
-        cut=cut, intensity=values, continue_edges=config.continue_edges, warp=warp, blood_hu=blood,
+        cut=cut, intensity=values, continue_edges=config.continue_edges, warp=warp, blood_hu=blood, growth_mm=growth,
     )  # fmt: skip
 
 
@@ -169,6 +181,8 @@ def apply(
     and background, or with `continue_edges`, for a pair of just that size, what lies at its edge.
     """
     grid = _sampling_grid(params, tuple(image.shape), size, spacing)
+    if params.growth_mm is not None and label is not None:
+        grid = grid + _growth(params.growth_mm, label, grid, spacing)
     beyond = "border" if params.continue_edges and tuple(image.shape) == size else "zeros"
     moved = F.grid_sample(image[None, None].float() + 1024.0, grid, mode="bilinear", padding_mode=beyond, align_corners=True)[0, 0] - 1024.0
     picked = None
@@ -234,6 +248,25 @@ def _warp(sd_mm: float, seed: int, axes: list[Tensor]) -> Tensor:
     along_z = torch.einsum("ck,dijk->cdij", bases[2], moves)
     along_y = torch.einsum("bj,cdij->bcdi", bases[1], along_z)
     return torch.einsum("ai,bcdi->abcd", bases[0], along_y)
+
+
+def _growth(moves_mm: tuple[float, ...], label: Tensor, grid: Tensor, spacing: tuple[float, float, float]) -> Tensor:
+    """What is added to the source positions `grid` (1, *size, 3), so that the border of each structure of the source `label` moves by its `moves_mm`.
+
+    The displacement follows the gradient of the label smoothed by a Gaussian, which points along the border's normal and fades with the distance
+    from it (the idea of anatomy-informed augmentation, Kovacs et al. 2023); it is scaled to the whole move at a flat border.
+    """
+    field = torch.tensor(moves_mm, dtype=torch.float32)[label.long()]
+    # The field is smooth: half the resolution holds it.
+    step = [2 if n >= 8 else 1 for n in field.shape]
+    field = F.avg_pool3d(field[None, None], step, ceil_mode=True, count_include_pad=False)[0, 0]
+    coarse = [s * k for s, k in zip(spacing, step, strict=True)]
+    field = intensity.gaussian(field, (GROWTH_SD_MM / coarse[0], GROWTH_SD_MM / coarse[1], GROWTH_SD_MM / coarse[2]))
+    toward = torch.stack(torch.gradient(field, spacing=coarse)) * (GROWTH_SD_MM * math.sqrt(2 * math.pi))
+    # From mm to the -1..1 coordinates (z, y, x) of the source.
+    half_mm = torch.tensor([max((n - 1) / 2, 0.5) * s for n, s in zip(label.shape, spacing, strict=True)], dtype=torch.float32)
+    moves = (toward / half_mm[:, None, None, None]).flip(0)
+    return F.grid_sample(moves[None], grid, mode="bilinear", padding_mode="border", align_corners=True)[0].permute(1, 2, 3, 0)[None]
 
 
 def _spline_basis(at: Tensor) -> Tensor:

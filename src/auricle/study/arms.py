@@ -102,7 +102,8 @@ def ours_plus(shared: Shared) -> FinetuneStage:
 
 def _with_variety(stage: FinetuneStage) -> FinetuneStage:
     wide = augment.few_cases()
-    return replace(stage, augment=replace(stage.augment, warp_mm=wide.warp_mm, timing=wide.timing, even_probability=EVEN_PROBABILITY))
+    varied = replace(stage.augment, warp_mm=wide.warp_mm, growth_mm=wide.growth_mm, timing=wide.timing, even_probability=EVEN_PROBABILITY)
+    return replace(stage, augment=varied)
 
 
 ARMS: dict[str, Arm] = {"baseline": baseline, "medical-diffusion": medical_diffusion, "ours": ours}
