@@ -256,7 +256,8 @@ def _growth(moves_mm: tuple[float, ...], label: Tensor, grid: Tensor, spacing: t
     The displacement follows the gradient of the label smoothed by a Gaussian, which points along the border's normal and fades with the distance
     from it (the idea of anatomy-informed augmentation, Kovacs et al. 2023); it is scaled to the whole move at a flat border.
     """
-    field = torch.tensor(moves_mm, dtype=torch.float32)[label.long()]
+    # Voxels left out of the losses have a value beyond the labels.
+    field = F.pad(torch.tensor(moves_mm, dtype=torch.float32), (0, 256 - LABEL_COUNT))[label.long()]
     # The field is smooth: half the resolution holds it.
     step = [2 if n >= 8 else 1 for n in field.shape]
     field = F.avg_pool3d(field[None, None], step, ceil_mode=True, count_include_pad=False)[0, 0]
