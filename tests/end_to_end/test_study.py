@@ -8,6 +8,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,17 +80,25 @@ def test_only_what_an_arm_asks_for_is_planned(tiny: recipes.Recipe, tmp_path: Pa
     assert not [s.name for s in made.steps if s.name.split()[0] in ("autoencoder", "diffusion", "generate", "pretrain")]
 
 
-def test_ours_plus_learns_from_pairs_that_start_from_its_own_cases(tiny: recipes.Recipe, tmp_path: Path) -> None:
-    config = replace(CONFIG, arms=("ours-plus", "varied-baseline"), labelled=(3,), ratio=(1.0,), budget=("4",))
+def test_ours_plus_learns_from_pairs_of_its_own_cases_and_then_from_these(tiny: recipes.Recipe, tmp_path: Path) -> None:
+    config = replace(CONFIG, arms=("ours-plus", "longer-baseline"), labelled=(3,), ratio=(1.0,), budget=("4",))
     made = plan(tiny, tmp_path, config)
     run_steps(made.steps)
     fold_ = tmp_path / "folds" / "n03-s0"
     assert read_json(fold_ / "varied-3" / "pairs.json")["variation"] == tiny.variation < 1
-    stages = {name: read_json(fold_ / "arms" / f"{name}-4" / "config.json")["config"] for name in ("ours-plus-r1", "varied-baseline")}
-    assert stages["ours-plus-r1"]["generated"] == str(fold_ / "varied-3")
-    assert read_json(fold_ / "pretrain-varied-3" / "config.json")["config"]["generated"] == str(fold_ / "varied-3")
-    assert stages["varied-baseline"]["generated"] is None
-    for augmentation in (s["augment"] for s in stages.values()):
+
+    def stage(*place: str) -> dict[str, Any]:
+        return {**read_json(fold_.joinpath(*place, "config.json"))["config"], **read_json(fold_.joinpath(*place, "model.json"))["training"]}
+
+    on_pairs, on_cases = stage("first-varied-3"), stage("first-real")
+    assert (on_pairs["generated"], on_cases["generated"]) == (3, 0)
+    # Training on pairs counts no labeled case; both take as many steps.
+    assert (on_pairs["labeled"], on_cases["labeled"]) == (0, 2)
+    assert on_pairs["steps"] == on_cases["steps"] == tiny.pretrain.fit.steps
+    plus, longer = stage("arms", "ours-plus-of3-4"), stage("arms", "longer-baseline-4")
+    assert (plus["initial"], longer["initial"]) == (str(fold_ / "first-varied-3"), str(fold_ / "first-real"))
+    assert plus["generated"] == longer["generated"] == 0
+    for augmentation in (s["augment"] for s in (on_pairs, on_cases, plus, longer)):
         assert augmentation["warp_mm"] > 0
         assert augmentation["growth_mm"] > 0
         assert augmentation["even_probability"] > 0

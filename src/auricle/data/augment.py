@@ -98,6 +98,12 @@ def few_cases() -> AugmentConfig:
     )  # fmt: skip
 
 
+def with_variety(config: AugmentConfig) -> AugmentConfig:
+    """A segmenter's augmentation with shapes, sizes and timings varied too: few labeled cases show few of them (docs/results/study.md)."""
+    wide = few_cases()
+    return replace(config, warp_mm=wide.warp_mm, growth_mm=wide.growth_mm, timing=wide.timing, even_probability=0.1)
+
+
 def any_scanner() -> AugmentConfig:
     """Randomization for a segmenter that has to work on scans of any kind: far views, gantry, kernel, noise, slices, shading, metal, motion."""
     return AugmentConfig(

@@ -42,7 +42,7 @@ class FinetuneStage:
     least_confidence: float = 0.0
     """Voxels of generated label maps of which the decoder was less sure (0..1) teach nothing; 0 takes all."""
     real_weight: int = 1
-    """How often a labeled case is visited for each visit of a generated pair."""
+    """How often a labeled case is visited for each visit of a generated pair; 0 trains on generated pairs alone."""
     real_from: float = 1.0
     """Share of the steps after which labeled cases alone are visited; 1 mixes to the end."""
     hold_out: Literal["share", "validation"] = "share"
@@ -71,10 +71,12 @@ class FinetuneStage:
             raise ValueError(f"--ratio must not be negative, is {self.ratio}")
         if not 0.0 <= self.least_confidence < 1.0:
             raise ValueError(f"--least-confidence must lie in 0..1, below 1, is {self.least_confidence}")
-        if self.real_weight < 1:
-            raise ValueError(f"--real-weight must be at least 1, is {self.real_weight}")
+        if self.real_weight < 0:
+            raise ValueError(f"--real-weight must not be negative, is {self.real_weight}")
         if not 0.0 <= self.real_from <= 1.0:
             raise ValueError(f"--real-from must lie in 0..1, is {self.real_from}")
+        if self.real_weight == 0 and (self.generated is None or self.ratio == 0 or self.real_from < 1):
+            raise ValueError("--real-weight 0 trains on generated pairs alone: give --generated and a --ratio above 0, and no --real-from")
         if self.initial is not None and self.pretrained is not None:
             raise ValueError("--initial brings a whole segmenter, --pretrained an encoder: give one of them")
         if self.initial is None:
@@ -114,7 +116,7 @@ def run(config: FinetuneStage, out: Path) -> Path:
 
     plan = Plan(len(train), loss, lambda net: validate(net, held_out, config.patch), "dice", "max", real, config.real_from)
     facts = fit(this, network, plan, config.fit, config.hardware, config.seed, f"finetune {out.name}")
-    facts |= {"labeled": len(labeled), "generated": len(train) - real}
+    facts |= {"labeled": len(labeled) if real else 0, "generated": len(train) - real}
     described = {"network": network.config, "grid": train.grid, "patch": config.patch, "mirrored": config.augment.flip_probability > 0}
     save_model(this, network, {**described, "training": facts})
     this.finish(**facts)

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from auricle.data import augment
 from auricle.stages.finetune import FinetuneStage
+from auricle.training.loop import FitConfig
 
 _NOWHERE = Path()
 """What a single run does not have."""
-EVEN_PROBABILITY = 0.1
-"""Of views as of a venous scan or of one without contrast agent, in `ours-plus` alone; a generator of three cases did worse with them."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,10 @@ class Shared:
     """Folder of generated pairs that start from noised views of the labeled cases."""
     pretrained_varied: Path = _NOWHERE
     """Folder of the U-Net pre-trained on those."""
+    first_varied: Path = _NOWHERE
+    """Folder of the segmenter trained on those alone (`first_on_pairs`)."""
+    first_real: Path = _NOWHERE
+    """Folder of the segmenter trained as long on the labeled cases (`first_on_cases`)."""
 
 
 Arm = Callable[[Shared], FinetuneStage]
@@ -85,32 +88,38 @@ def both_pretraining(shared: Shared) -> FinetuneStage:
 
 
 def varied_baseline(shared: Shared) -> FinetuneStage:
-    """The baseline with shapes and timings varied in its augmentation: what `ours-plus` owes to that alone."""
-    return _with_variety(baseline(shared))
+    """The baseline with shapes, sizes and timings varied in its augmentation: what `ours-plus` owes to that alone."""
+    stage = baseline(shared)
+    return replace(stage, augment=augment.with_variety(stage.augment))
+
+
+def longer_baseline(shared: Shared) -> FinetuneStage:
+    """The varied baseline from where a first training on the labeled cases ended: what `ours-plus` owes to training twice."""
+    return replace(varied_baseline(shared), initial=shared.first_real)
 
 
 def ours_plus(shared: Shared) -> FinetuneStage:
-    """`ours` on pairs that start from noised views, with schedule, weights and augmentation of its own (docs/results/study.md).
-
-    Labeled cases are visited about as often as generated pairs, and alone in the last 40% of the steps; pairs are continued beyond their edges;
-    shapes and timings are varied.
-    """
-    stage = _with_variety(replace(shared.finetune, generated=shared.varied, pretrained=shared.pretrained_varied))
-    often = max(1, round(stage.ratio))
-    return replace(stage, augment=replace(stage.augment, continue_edges=True), real_weight=often, real_from=0.6)
+    """Trained on pairs that start from noised views, then on labeled cases alone, shapes, sizes and timings varied (docs/results/study.md)."""
+    return replace(varied_baseline(shared), initial=shared.first_varied)
 
 
-def _with_variety(stage: FinetuneStage) -> FinetuneStage:
-    wide = augment.few_cases()
-    varied = replace(stage.augment, warp_mm=wide.warp_mm, growth_mm=wide.growth_mm, timing=wide.timing, even_probability=EVEN_PROBABILITY)
-    return replace(stage, augment=varied)
+def first_on_pairs(stage: FinetuneStage, pairs: Path, ratio: float, fit: FitConfig) -> FinetuneStage:
+    """The first training of `ours-plus`: `ratio` pairs for each labeled case and no such case, pairs continued beyond their edges."""
+    varied = replace(augment.with_variety(stage.augment), continue_edges=True)
+    return replace(stage, generated=pairs, ratio=ratio, real_weight=0, augment=varied, fit=fit)
+
+
+def first_on_cases(stage: FinetuneStage, fit: FitConfig) -> FinetuneStage:
+    """The same training on the labeled cases."""
+    return replace(stage, augment=augment.with_variety(stage.augment), fit=fit)
 
 
 ARMS: dict[str, Arm] = {"baseline": baseline, "medical-diffusion": medical_diffusion, "ours": ours}
 """Name of each arm of a single run, as in tables and folders."""
 STUDY_ARMS: dict[str, Arm] = {
     **ARMS, "real-upper-bound": real_upper_bound, "decoded-upper-bound": decoded_upper_bound, "generated-only": generated_only,
-    "real-pretraining": real_pretraining, "both-pretraining": both_pretraining, "varied-baseline": varied_baseline, "ours-plus": ours_plus,
+    "real-pretraining": real_pretraining, "both-pretraining": both_pretraining, "varied-baseline": varied_baseline,
+    "longer-baseline": longer_baseline, "ours-plus": ours_plus,
 }  # fmt: skip
 """Arms of a study."""
 

@@ -28,14 +28,14 @@ from auricle.stages.generate import GenerateStage
 from auricle.stages.pretrain import PretrainStage
 from auricle.stages.refiner import RefinerStage
 from auricle.stages.round_trip import RoundTripStage
-from auricle.study.arms import Shared, find_arm
-from auricle.training.loop import Hardware
+from auricle.study.arms import Shared, find_arm, first_on_cases, first_on_pairs
+from auricle.training.loop import FitConfig, Hardware
 
 EARLY = "early"
 """The paper's budget: a constant rate, at most 300 epochs, and an end after ten epochs without improvement."""
 
 
-COUNTED = ("extra", "decoded", "generate", "pretrain", "pretrain-both", "varied", "pretrain-varied")
+COUNTED = ("extra", "decoded", "generate", "pretrain", "pretrain-both", "varied", "pretrain-varied", "first-varied")
 """Folders of a fold that hold or have seen as many pairs as the largest ratio asks for."""
 
 
@@ -154,12 +154,13 @@ def _plan_fold(
     own = fold.choose(cases, FoldStage(whole, labelled, seed=common["seed"]))
     scans = sum(c["patient"] in own for c in cases)
     count = round(max(config.ratio) * scans)
-    resources = _resources(recipe, folder, whole, labelled, count, common)
     stage = replace(recipe.finetune, cohort=folder / "cohort", hold_out="validation", **common)
+    resources = _resources(recipe, folder, whole, labelled, count, common, stage, max(config.ratio))
     at = _folders(folder, count)
     shared = Shared(
         stage, generated=at["generate"], pretrained=at["pretrain"], extra=at["extra"], decoded=at["decoded"], pretrained_real=at["pretrain-real"],
-        pretrained_both=at["pretrain-both"], varied=at["varied"], pretrained_varied=at["pretrain-varied"],
+        pretrained_both=at["pretrain-both"], varied=at["varied"], pretrained_varied=at["pretrain-varied"], first_varied=at["first-varied"],
+        first_real=at["first-real"],
     )  # fmt: skip
     trained: dict[str, Path] = {}
     arms: list[Step] = []
@@ -168,7 +169,7 @@ def _plan_fold(
         asked = find_arm(name)(replace(shared, finetune=replace(_with_budget(stage, budget), ratio=ratio)))
         mixed = asked.ratio if asked.generated is not None else 0.0
         asked = replace(asked, ratio=mixed, generated=asked.generated if mixed else None)
-        sees = {asked.generated, asked.pretrained} & {at[k] for k in COUNTED}
+        sees = {asked.generated, asked.pretrained, asked.initial} & {at[k] for k in COUNTED}
         if sees and count < 2:
             raise InputError(f"--ratio {max(config.ratio):g}: {name} learns from {count} pairs with {labelled} labeled cases, at least 2 are needed")
         # Another largest ratio makes other pairs: what saw them is another training.
@@ -198,23 +199,38 @@ def _with_budget(stage: FinetuneStage, budget: str) -> FinetuneStage:
     if budget == EARLY:
         fit = replace(stage.fit, steps=None, epochs=300, patience=10, validate_every=None, schedule="constant", optimizer="adamw", learning_rate=1e-3)
         return replace(stage, fit=replace(fit, ema_decay=None))
-    steps = int(budget)
-    return replace(stage, fit=replace(stage.fit, steps=steps, epochs=None, patience=None, validate_every=steps))
+    return replace(stage, fit=_with_steps(stage.fit, int(budget)))
+
+
+def _with_steps(fit: FitConfig, steps: int) -> FitConfig:
+    return replace(fit, steps=steps, epochs=None, patience=None, validate_every=steps)
+
+
+def _first_fit(recipe: Recipe) -> FitConfig:
+    """The length of pre-training for the first training of a segmenter that is trained twice, with fine-tuning's optimizer."""
+    asked = recipe.pretrain.fit
+    if asked.steps:
+        return _with_steps(recipe.finetune.fit, asked.steps)
+    return replace(recipe.finetune.fit, steps=None, epochs=asked.epochs, patience=asked.patience, validate_every=None)
 
 
 def _folders(folder: Path, count: int) -> dict[str, Path]:
     """Where the stages of a fold lie; what holds or sees `count` pairs says so in its name."""
-    fixed = {name: folder / name for name in ("cohort", "autoencoder", "refiner", "diffusion", "pretrain-real")}
+    fixed = {name: folder / name for name in ("cohort", "autoencoder", "refiner", "diffusion", "pretrain-real", "first-real")}
     return fixed | {name: folder / f"{name}-{count}" for name in COUNTED}
 
 
-def _resources(recipe: Recipe, folder: Path, whole: Path, labelled: int, count: int, common: dict[str, Any]) -> list[Step]:
-    """The stages that arms of a fold can ask for, in order; `count` pairs are generated."""
+def _resources(
+    recipe: Recipe, folder: Path, whole: Path, labelled: int, count: int, common: dict[str, Any], stage: FinetuneStage, ratio: float
+) -> list[Step]:  # fmt: skip
+    """The stages that arms of a fold can ask for, in order; `count` pairs are generated, `ratio` for each labeled case."""
     at = _folders(folder, count)
     learning = replace(recipe.pretrain, generated=None, cohort=at["cohort"], **common)
+    first = _first_fit(recipe)
     steps = [
         Step(f"fold {folder.name}", fold.run, FoldStage(whole, labelled, seed=common["seed"]), at["cohort"]),
         Step(f"pretrain {folder.name} real", pretrain.run, learning, at["pretrain-real"]),
+        Step(f"first {folder.name} real", finetune.run, first_on_cases(stage, first), at["first-real"]),
     ]
     if count == 0:
         return steps
@@ -235,6 +251,7 @@ def _resources(recipe: Recipe, folder: Path, whole: Path, labelled: int, count: 
         Step(f"pretrain {folder.name}", pretrain.run, replace(learning, generated=at["generate"], cohort=None), at["pretrain"]),
         Step(f"pretrain {folder.name} both", pretrain.run, replace(learning, generated=at["generate"]), at["pretrain-both"]),
         Step(f"pretrain {folder.name} varied", pretrain.run, replace(learning, generated=at["varied"], cohort=None), at["pretrain-varied"]),
+        Step(f"first {folder.name} varied", finetune.run, first_on_pairs(stage, at["varied"], ratio, first), at["first-varied"]),
     ]
 
 
