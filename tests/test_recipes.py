@@ -6,7 +6,7 @@ import pytest
 
 from auricle import recipes
 from auricle.core.anatomy import ID, KEYS
-from auricle.data.augment import few_cases
+from auricle.data.augment import few_cases, segmenter, with_variety
 from auricle.data.cohort import VirtualData, split_patients
 from auricle.study.arms import ARMS
 from auricle.training.loop import Hardware
@@ -122,7 +122,7 @@ def test_steps_run_in_an_order_that_their_inputs_allow(name: recipes.RecipeName)
         made.add(step.out)
 
 
-def test_a_generator_of_few_cases_of_ones_own_sees_them_varied() -> None:
+def test_few_cases_of_ones_own_are_varied() -> None:
     few, many = VirtualData(patients=12), VirtualData(patients=70)
     for name, data, varied in (("demo", few, True), ("laptop", few, True), ("demo", many, False), ("demo", None, False), ("paper", few, False)):
         steps = {s.name: s.config for s in recipes.steps(recipes.recipe(name), Path("r"), data, 0, Hardware())}  # type: ignore[arg-type]
@@ -130,7 +130,11 @@ def test_a_generator_of_few_cases_of_ones_own_sees_them_varied() -> None:
         assert (steps["diffusion"].augment == few_cases()) == varied
         assert (steps["diffusion"].least_latents >= 480) == varied
         # What fine-tuning does to its pairs is the same for all arms, few cases or many.
-        assert steps["finetune ours"].augment == recipes.recipe(name).finetune.augment  # type: ignore[arg-type]
+        plain = recipes.recipe(name).finetune.augment  # type: ignore[arg-type]
+        for arm in ARMS:
+            assert steps[f"finetune {arm}"].augment == (with_variety(plain) if varied else plain)
+    # A study says what variety gives: its baseline goes without.
+    assert recipes.study().finetune.augment == segmenter()
 
 
 def test_as_many_pairs_are_generated_as_fine_tuning_mixes_in() -> None:

@@ -51,8 +51,8 @@ def with_data(chosen: Recipe, data: Data | None, seed: int) -> Recipe:
 def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Hardware) -> list[Step]:
     """The stages of a whole run under `root`, in order, the three arms included.
 
-    As many pairs are generated as fine-tuning mixes in: `ratio` for each labeled training case. A generator of few cases of one's own is trained
-    as `for_few_cases` says.
+    As many pairs are generated as fine-tuning mixes in: `ratio` for each labeled training case. Few cases of one's own are varied, for
+    the generator (`for_few_cases`) and for the segmenters of all arms (`with_variety`).
     """
     folder = {name: root / name for name in ("cohort", "autoencoder", "refiner", "diffusion", "generate", "pretrain")}
     common: dict[str, Any] = {"seed": seed, "hardware": hardware}
@@ -60,6 +60,7 @@ def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Ha
     labeled = split_patients(open_cohort(prepared.data).patients, prepared.shares, seed).count("train")
     if data is not None and labeled < chosen.few:
         chosen = for_few_cases(chosen)
+        chosen = replace(chosen, finetune=replace(chosen.finetune, augment=augment.with_variety(chosen.finetune.augment)))
     generated = replace(chosen.generate, count=max(1, round(chosen.finetune.ratio * labeled)), seed=seed)
     refining = [] if chosen.refiner is None else [Step("refiner", refiner.run, replace(
         chosen.refiner, cohort=folder["cohort"], autoencoder=folder["autoencoder"], **common), folder["refiner"])]  # fmt: skip
@@ -83,7 +84,7 @@ def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Ha
 
 
 def for_few_cases(chosen: Recipe) -> Recipe:
-    """The recipe with shapes and contrast varied in its generator's training, and views enough that it does not learn its cases by heart."""
+    """The recipe with shapes, sizes and contrast varied in its generator's training, and views enough that it does not learn its cases by heart."""
     varied = augment.few_cases()
     return replace(
         chosen, autoencoder=replace(chosen.autoencoder, augment=varied),

@@ -109,6 +109,7 @@ def grown(**moves: float) -> augment.Draw:
 
 @pytest.mark.parametrize(
     ("moves", "inner", "outer"),
+    # In a wall of 10 mm the moves of its two borders meet: the inner one stays, the outer one goes some of the way.
     [({}, 25, 35), ({"LV": 3}, 27.5, 35), ({"LV": -3}, 22.2, 35), ({"LV": 3, "MYO": 3}, 27.3, 38), ({"MYO": 3}, 24.7, 37.2)],
 )
 def test_each_structure_grows_by_itself(moves: dict[str, float], inner: float, outer: float) -> None:
@@ -117,21 +118,43 @@ def test_each_structure_grows_by_itself(moves: dict[str, float], inner: float, o
     assert picked is not None
     for values, found in ((("LV",), inner), (("LV", "MYO"), outer)):
         voxels = int(torch.isin(picked, torch.tensor([ID[v] for v in values], dtype=torch.uint8)).sum())
-        assert (voxels * 2.5**3 * 3 / 4 / math.pi) ** (1 / 3) == pytest.approx(found, abs=0.7)
+        assert (voxels * 2.5**3 * 3 / 4 / math.pi) ** (1 / 3) == pytest.approx(found, abs=0.5)
     # The image goes with its label.
     painted = torch.tensor([0.0, 100.0, 0.0, 300.0])[picked.long()]
     assert ((moved - painted).abs() < 60).float().mean() > 0.97
 
 
-def test_growth_folds_nothing_at_its_largest() -> None:
-    _, label = ball()
-    most = 2 * 0.4 * augment.GROWTH_SD_MM
-    still = augment._sampling_grid(drawn(AugmentConfig()), tuple(label.shape), (48, 48, 48), (2.5, 2.5, 2.5))
-    for signs in ((1, -1), (-1, 1), (1, 1), (-1, -1)):
-        moves = (0.0, signs[0] * most, 0.0, signs[1] * most, *(0.0,) * 5)
-        field = (still + augment._growth(moves, label, still, (2.5, 2.5, 2.5)))[0].flip(-1)
-        gradient = torch.stack([torch.gradient(field[..., k], dim=[0, 1, 2])[a] for k in range(3) for a in range(3)], -1)
-        assert torch.linalg.det(gradient.reshape(*gradient.shape[:3], 3, 3)).min() > 0
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (2.5, 2.5, 2.5), (2.0, 2.0, 3.0), (1.0, 2.0, 5.0)])
+def test_a_flat_border_moves_along_its_own_axis_by_what_was_drawn(spacing: tuple[float, float, float]) -> None:
+    for axis in range(3):
+        shape = [7, 12, 11]
+        shape[axis] = round(100 / spacing[axis])
+        where = torch.arange(shape[axis]) * spacing[axis] < 50
+        label = (where.reshape([-1 if a == axis else 1 for a in range(3)]).expand(shape) * ID["AO"]).to(torch.uint8).contiguous()
+        size = (shape[0], shape[1], shape[2])
+        for move in (2.5, -2.5):
+            _, picked = apply(grown(AO=move), label.to(torch.int16), label, size, spacing)
+            assert picked is not None
+            moved = (int((picked > 0).sum()) - int((label > 0).sum())) / (label.numel() / shape[axis]) * spacing[axis]
+            # To the nearest voxel.
+            assert moved == pytest.approx(move, abs=0.55 * spacing[axis] + 0.4)
+
+
+@pytest.mark.parametrize("spacing", [1.0, 2.0, 2.5])
+def test_growth_hardly_ever_folds_a_wall(spacing: float) -> None:
+    """At the largest SD, in a septum of 10 mm between two ventricles, whose three moves are drawn as in training."""
+    x = torch.arange(round(100 / spacing)) * spacing
+    slab = torch.where(x < 45, ID["LV"], torch.where(x < 55, ID["MYO"], ID["RV"])).to(torch.uint8)
+    label = slab[:, None, None].expand(-1, 8, 8).contiguous()
+    size, scale = (len(x), 8, 8), (spacing, spacing, spacing)
+    still = augment._sampling_grid(drawn(AugmentConfig()), size, size, scale)
+    folded = []
+    for seed in range(100):
+        moves = drawn(AugmentConfig(growth_mm=augment.GROWTH_MOST_MM), seed).growth_mm
+        assert moves is not None
+        field = (still + augment._growth(moves, label, still, scale))[0, ..., 2]
+        folded.append(bool((field.diff(dim=0) <= 0).any()))
+    assert sum(folded) <= 2
 
 
 def test_growth_leaves_everything_else_as_it_was_drawn() -> None:
@@ -155,7 +178,7 @@ def test_growth_takes_voxels_without_a_sure_label_as_background() -> None:
 
 
 def test_too_much_growth_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"growth-mm must lie in 0\.\.2\.8"):
+    with pytest.raises(ValueError, match=r"growth-mm must lie in 0\.\.2"):
         AugmentConfig(growth_mm=3.0)
 
 

@@ -192,6 +192,8 @@ def test_the_decoders_confidence_says_where_a_label_was_moved(run: Path, tmp_pat
     mixed = replace(recipes.demo().finetune, cohort=run / "cohort", generated=fitted, ratio=1 / 6, least_confidence=0.4, fit=fit,
                     network=SegmenterConfig(channels=(8, 16, 24)), hardware=Hardware(accelerator="cpu"))  # fmt: skip
     finetune.run(mixed, tmp_path / "model")
+    with pytest.raises(InputError, match="asks for no generated pair"):
+        finetune.run(replace(mixed, real_weight=0, ratio=0.01), tmp_path / "none")
     shutil.rmtree(fitted / "confidence")
     with pytest.raises(InputError, match="its pairs have no confidence"):
         generated_pairs(fitted, 0.5)

@@ -77,11 +77,12 @@ def test_equal_trainings_run_once(tiny: recipes.Recipe, tmp_path: Path) -> None:
 
 def test_only_what_an_arm_asks_for_is_planned(tiny: recipes.Recipe, tmp_path: Path) -> None:
     made = plan(tiny, tmp_path, replace(CONFIG, arms=("baseline", "real-upper-bound"), labelled=(3,), budget=("4",)))
-    assert not [s.name for s in made.steps if s.name.split()[0] in ("autoencoder", "diffusion", "generate", "pretrain")]
+    assert not [s.name for s in made.steps if s.name.split()[0] in ("autoencoder", "diffusion", "generate", "vary", "pretrain", "first")]
 
 
 def test_ours_plus_learns_from_pairs_of_its_own_cases_and_then_from_these(tiny: recipes.Recipe, tmp_path: Path) -> None:
     config = replace(CONFIG, arms=("ours-plus", "longer-baseline"), labelled=(3,), ratio=(1.0,), budget=("4",))
+    tiny = replace(tiny, pretrain=replace(tiny.pretrain, fit=replace(tiny.pretrain.fit, steps=6)))
     made = plan(tiny, tmp_path, config)
     run_steps(made.steps)
     fold_ = tmp_path / "folds" / "n03-s0"
@@ -94,10 +95,12 @@ def test_ours_plus_learns_from_pairs_of_its_own_cases_and_then_from_these(tiny: 
     assert (on_pairs["generated"], on_cases["generated"]) == (3, 0)
     # Training on pairs counts no labeled case; both take as many steps.
     assert (on_pairs["labeled"], on_cases["labeled"]) == (0, 2)
-    assert on_pairs["steps"] == on_cases["steps"] == tiny.pretrain.fit.steps
+    assert on_pairs["steps"] == on_cases["steps"] == 6
     plus, longer = stage("arms", "ours-plus-of3-4"), stage("arms", "longer-baseline-4")
     assert (plus["initial"], longer["initial"]) == (str(fold_ / "first-varied-3"), str(fold_ / "first-real"))
     assert plus["generated"] == longer["generated"] == 0
+    # With one seed, a second training on the same cases would begin with the very views of the first.
+    assert on_pairs["seed"] == on_cases["seed"] != plus["seed"] == longer["seed"]
     for augmentation in (s["augment"] for s in (on_pairs, on_cases, plus, longer)):
         assert augmentation["warp_mm"] > 0
         assert augmentation["growth_mm"] > 0
@@ -159,16 +162,26 @@ def test_folds_of_a_seed_are_nested(study: Path, tmp_path: Path) -> None:
 
 def test_another_largest_ratio_is_another_training_where_pairs_were_seen(tiny: recipes.Recipe, tmp_path: Path) -> None:
     def trained(ratio: tuple[float, ...]) -> dict[str, FinetuneStage]:
-        config = replace(CONFIG, arms=("baseline", "medical-diffusion", "ours"), labelled=(2,), ratio=ratio, budget=("4",))
+        arms = ("baseline", "medical-diffusion", "ours", "ours-plus", "longer-baseline")
+        config = replace(CONFIG, arms=arms, labelled=(2,), ratio=ratio, budget=("4",))
         return {s.out.name: s.config for s in plan(tiny, tmp_path, config).steps if s.name.startswith("finetune")}
 
     before, after = trained((1.0,)), trained((1.0, 2.0))
-    assert set(before) & set(after) == {"baseline-4"}
-    assert before["baseline-4"] == after["baseline-4"]
+    assert set(before) & set(after) == {"baseline-4", "longer-baseline-4"}
+    for name in ("baseline-4", "longer-baseline-4"):
+        assert before[name] == after[name]
+
+
+def test_both_first_trainings_of_a_recipe_of_epochs_take_as_many_steps() -> None:
+    config = StudyConfig(arms=("ours-plus", "longer-baseline"), labelled=(8,), ratio=(3.0,), budget=("early",), seeds=1)
+    first = [s.config for s in plan_study(recipes.paper(), config, Path("r"), CPU).steps if s.name.startswith("first")]
+    assert [c.fit.steps for c in first] == [300 * 8, 300 * 8]
+    assert {c.generated for c in first} == {None, Path("r/folds/n08-s0/varied-24")}
 
 
 @pytest.mark.parametrize(("values", "message"), [
-    ({"ratio": (0.0,)}, "medical-diffusion learns from 0 pairs"), ({"labelled": (2, 40)}, "needs 40 training patients, the cohort has 6"),
+    ({"ratio": (0.0,)}, "medical-diffusion learns from 0 pairs"), ({"arms": ("ours-plus",), "ratio": (0.0,)}, "ours-plus learns from 0 pairs"),
+    ({"labelled": (2, 40)}, "needs 40 training patients, the cohort has 6"),
     ({"arms": ("real-upper-bound",), "labelled": (4,), "ratio": (3.0,)}, "needs 16 training patients"),
 ])  # fmt: skip
 def test_what_cannot_work_is_said_before_anything_runs(
@@ -294,6 +307,17 @@ def test_a_stage_in_other_hands_is_waited_for(study: Path, tiny: recipes.Recipe,
 def twice_the_labeled(shared: Shared) -> FinetuneStage:
     """An arm of one's own."""
     return replace(shared.finetune, generated=shared.generated, real_weight=2, real_from=0.5)
+
+
+def pairs_alone(shared: Shared) -> FinetuneStage:
+    """Another one, which a ratio of 0 leaves nothing."""
+    return replace(shared.finetune, generated=shared.generated, real_weight=0)
+
+
+def test_an_arm_that_a_ratio_does_not_allow_is_named(tiny: recipes.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STUDY_ARMS, "pairs-alone", pairs_alone)
+    with pytest.raises(InputError, match=r"--arms pairs-alone with --ratio 0: .*give --generated"):
+        plan(tiny, tmp_path, replace(CONFIG, arms=("pairs-alone",), ratio=(0.0, 1.0)))
 
 
 def test_an_arm_of_ones_own(tiny: recipes.Recipe, tmp_path: Path) -> None:

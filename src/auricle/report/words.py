@@ -11,7 +11,7 @@ NONE = "n/a"
 NAMES = {
     "baseline": "Baseline", "medical-diffusion": "Medical diffusion", "ours": "Ours", "ours-plus": "Ours-plus",
     "generated-only": "Generated pairs only", "real-pretraining": "Pre-trained on labeled images", "both-pretraining": "Pre-trained on both",
-    "varied-baseline": "Baseline, shapes and timings varied", "longer-baseline": "The same, trained twice",
+    "varied-baseline": "Varied baseline", "longer-baseline": "Varied baseline, trained twice",
     "decoded-upper-bound": "Decoded upper bound", "real-upper-bound": "Real upper bound",
 }  # fmt: skip
 

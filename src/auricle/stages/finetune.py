@@ -1,4 +1,4 @@
-"""Stage 6: fine-tune the segmenter on labeled cases, with or without generated pairs and a pre-trained encoder."""
+"""Stage 6: fine-tune the segmenter on labeled cases, with or without generated pairs and a pre-trained encoder, or on generated pairs alone."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +42,7 @@ class FinetuneStage:
     least_confidence: float = 0.0
     """Voxels of generated label maps of which the decoder was less sure (0..1) teach nothing; 0 takes all."""
     real_weight: int = 1
-    """How often a labeled case is visited for each visit of a generated pair; 0 trains on generated pairs alone."""
+    """How often a labeled case is visited for each visit of a generated pair; 0 trains on generated pairs alone, and validates on labeled cases."""
     real_from: float = 1.0
     """Share of the steps after which labeled cases alone are visited; 1 mixes to the end."""
     hold_out: Literal["share", "validation"] = "share"
@@ -102,6 +102,8 @@ def run(config: FinetuneStage, out: Path) -> Path:
     if config.generated is not None:
         made = cohort_pairs(config.generated, "train") if _is_cohort(config.generated) else generated_pairs(config.generated, config.least_confidence)
         train = mix(train, made, round(config.ratio * (len(labeled) + len(held_out))))
+    if not len(train):
+        raise InputError(f"--ratio {config.ratio:g} asks for no generated pair of {len(labeled) + len(held_out)} labeled cases: raise it")
     torch.manual_seed(config.seed)
     network = Segmenter(config.network, outputs=LABEL_COUNT) if config.initial is None else _started(config.initial, train.grid, config.patch)
     if config.pretrained is not None:

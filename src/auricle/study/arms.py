@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from auricle.core.seeds import derive
 from auricle.data import augment
 from auricle.stages.finetune import FinetuneStage
 from auricle.training.loop import FitConfig
@@ -37,7 +38,7 @@ class Shared:
     varied: Path = _NOWHERE
     """Folder of generated pairs that start from noised views of the labeled cases."""
     pretrained_varied: Path = _NOWHERE
-    """Folder of the U-Net pre-trained on those."""
+    """Folder of the U-Net pre-trained on those; no arm below takes it (benchmarks/ingredients.py)."""
     first_varied: Path = _NOWHERE
     """Folder of the segmenter trained on those alone (`first_on_pairs`)."""
     first_real: Path = _NOWHERE
@@ -106,12 +107,12 @@ def ours_plus(shared: Shared) -> FinetuneStage:
 def first_on_pairs(stage: FinetuneStage, pairs: Path, ratio: float, fit: FitConfig) -> FinetuneStage:
     """The first training of `ours-plus`: `ratio` pairs for each labeled case and no such case, pairs continued beyond their edges."""
     varied = replace(augment.with_variety(stage.augment), continue_edges=True)
-    return replace(stage, generated=pairs, ratio=ratio, real_weight=0, augment=varied, fit=fit)
+    return replace(stage, generated=pairs, ratio=ratio, real_weight=0, augment=varied, fit=fit, seed=derive(stage.seed, "first training"))
 
 
 def first_on_cases(stage: FinetuneStage, fit: FitConfig) -> FinetuneStage:
-    """The same training on the labeled cases."""
-    return replace(stage, augment=augment.with_variety(stage.augment), fit=fit)
+    """The same training on the labeled cases; of a seed of its own, or the second training would begin with the very same views."""
+    return replace(stage, augment=augment.with_variety(stage.augment), fit=fit, seed=derive(stage.seed, "first training"))
 
 
 ARMS: dict[str, Arm] = {"baseline": baseline, "medical-diffusion": medical_diffusion, "ours": ours}

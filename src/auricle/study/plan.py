@@ -4,11 +4,13 @@
     STUDY/folds/n08-s2/cohort                     8 labeled training cases drawn by seed 2, and the test cases
     STUDY/folds/n08-s2/autoencoder, diffusion, .. one generator, which serves all arms of the fold
     STUDY/folds/n08-s2/generate-24, pretrain-24   its 24 pairs, and a pre-training on them
+    STUDY/folds/n08-s2/first-real, first-varied-24  segmenters that others start from
     STUDY/folds/n08-s2/arms/ours-r3-1500          a fine-tuned segmenter: arm, ratio and budget
     STUDY/folds/n08-s2/scores/ours-r3-1500        its scores on the test cases
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -54,7 +56,7 @@ class Recipe:
     variation: float = 0.8
     """`GenerateStage.variation` of the pairs of `ours-plus`."""
     few: int = 30
-    """With fewer labeled training cases than this of the user's own, shapes and contrast are varied while the generator is trained."""
+    """With fewer labeled training cases than this of the user's own, shapes, sizes and contrast are varied while generator and segmenters train."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,10 @@ def _plan_fold(
     arms: list[Step] = []
     cells: dict[Cell, None] = {}
     for name, ratio, budget in itertools.product(config.arms, config.ratio, config.budget or (_default_budget(recipe),)):
-        asked = find_arm(name)(replace(shared, finetune=replace(_with_budget(stage, budget), ratio=ratio)))
+        try:
+            asked = find_arm(name)(replace(shared, finetune=replace(_with_budget(stage, budget), ratio=ratio)))
+        except ValueError as error:
+            raise InputError(f"--arms {name} with --ratio {ratio:g}: {error}") from None
         mixed = asked.ratio if asked.generated is not None else 0.0
         asked = replace(asked, ratio=mixed, generated=asked.generated if mixed else None)
         sees = {asked.generated, asked.pretrained, asked.initial} & {at[k] for k in COUNTED}
@@ -206,12 +211,10 @@ def _with_steps(fit: FitConfig, steps: int) -> FitConfig:
     return replace(fit, steps=steps, epochs=None, patience=None, validate_every=steps)
 
 
-def _first_fit(recipe: Recipe) -> FitConfig:
-    """The length of pre-training for the first training of a segmenter that is trained twice, with fine-tuning's optimizer."""
+def _first_fit(recipe: Recipe, labelled: int) -> FitConfig:
+    """The first training of a segmenter that is trained twice: the steps of pre-training, or of its epochs on the labeled cases."""
     asked = recipe.pretrain.fit
-    if asked.steps:
-        return _with_steps(recipe.finetune.fit, asked.steps)
-    return replace(recipe.finetune.fit, steps=None, epochs=asked.epochs, patience=asked.patience, validate_every=None)
+    return _with_steps(recipe.finetune.fit, asked.steps or (asked.epochs or 1) * math.ceil(labelled / asked.batch_size))
 
 
 def _folders(folder: Path, count: int) -> dict[str, Path]:
@@ -226,7 +229,7 @@ def _resources(
     """The stages that arms of a fold can ask for, in order; `count` pairs are generated, `ratio` for each labeled case."""
     at = _folders(folder, count)
     learning = replace(recipe.pretrain, generated=None, cohort=at["cohort"], **common)
-    first = _first_fit(recipe)
+    first = _first_fit(recipe, labelled)
     steps = [
         Step(f"fold {folder.name}", fold.run, FoldStage(whole, labelled, seed=common["seed"]), at["cohort"]),
         Step(f"pretrain {folder.name} real", pretrain.run, learning, at["pretrain-real"]),
