@@ -4,6 +4,7 @@ import csv
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -350,6 +351,26 @@ def test_the_page_of_a_study(study: Path, tmp_path: Path) -> None:
     assert "3 labeled cases, early stopping" in text
     for name in ("study.tex", "study.html", "study.json", "study-gains.png", "study-labelled.png"):
         assert (tmp_path / name).stat().st_size > 500
+    # The table alone does not know the timings.
+    assert "contrast timing" not in text
+
+
+def test_dice_by_contrast_timing_is_the_mean_over_its_cases(study: Path, tmp_path: Path) -> None:
+    for name in ("study.csv", "cohort/cases.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(study / name, tmp_path / name)
+    table = read_json(tmp_path / "cohort" / "cases.json")
+    tested = [c for c in table["cases"] if c["split"] == "test"]
+    for case, timing in zip(tested, ("early", "chase", "early"), strict=True):
+        case["attributes"]["contrast"] = timing
+    (tmp_path / "cohort" / "cases.json").write_text(json.dumps(table))
+    cli.main(["report", str(tmp_path), "--quiet"])
+    section = (tmp_path / "study.md").read_text(encoding="utf-8").split("## Dice by contrast timing: 2 labeled cases, 4 steps")[1].split("##")[0]
+    assert "| Arm | chase (1) | early (2) |" in section
+    of = ("baseline", "2", "4", tested[1]["id"])
+    found = [r for r in rows(study / "study.csv") if (r["arm"], r["labelled"], r["budget"], r["case"]) == of]
+    mean = np.mean([float(r["dice"]) for r in found if r["dice"]])
+    assert f"| Baseline | {mean:.3f} |" in section
 
 
 def test_the_page_of_an_arm_that_finds_nothing(study: Path, tmp_path: Path) -> None:

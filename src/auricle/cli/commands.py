@@ -136,9 +136,9 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], show: Shown, out: Path 
             raise InputError(f"{', '.join(missing)}: holds no study.csv; several folders, and --out, are for studies")
         if out is None:
             raise InputError("give --out, the folder for the report of these tables")
-        page = write_study(join(tables, out / "study.csv"), out)
+        page = write_study(join(tables, out / "study.csv"), out, [t.parent for t in tables])
     elif len(runs) == 1:
-        page = write_study(tables[0], runs[0]) if tables else _report_run(runs[0])
+        page = write_study(tables[0], runs[0], runs) if tables else _report_run(runs[0])
     else:
         raise InputError("name the folder of a run or of a study")
     progress.event("finished", report=str(page))
@@ -169,7 +169,7 @@ def study_arms(options: Annotated[StudyOptions, tyro.conf.arg(name="")], show: S
         # A study that is broken off leaves what it has; `auricle report` makes the page of it.
         if options.out.exists():
             collect(plan.cells, options.recipe, table)
-    page = write_study(table, options.out)
+    page = write_study(table, options.out, [options.out])
     progress.event("finished", page=str(page))
     if not show.json:
         print(page)

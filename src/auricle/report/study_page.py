@@ -1,17 +1,20 @@
 """The results of a study as a page to read: the paper's table with what a reviewer asks for, in Markdown, LaTeX and HTML, and figures."""
 
 import html
-from collections.abc import Callable, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from auricle.core.errors import InputError
-from auricle.core.files import atomic_path, write_json, write_text
+from auricle.core.files import atomic_path, read_json, write_json, write_text
+from auricle.data.conditions import CONTRASTS
 from auricle.report import study_figures, words
 from auricle.study import results
 from auricle.study.results import BASELINE, BOUND, NO_COMPETITORS, Contender, Gain, Results, Scores, Setting
-from auricle.study.statistics import Difference
+from auricle.study.statistics import Difference, mean_score
 
 ORDER = ("AO", "LAA", "LA", "LV", "MYO", "PA", "RA", "RV")
 """Structures as the paper's table has them."""
@@ -30,15 +33,17 @@ class Sheet:
     """Row and column of the cells that stand out."""
 
 
-def write_study(table: Path, out: Path) -> Path:
+def write_study(table: Path, out: Path, studies: Sequence[Path] = ()) -> Path:
     """Write ``study.md``, ``study.tex``, ``study.html``, ``study.json`` and figures into `out` from a study's tidy table.
 
-    Returns the path of the Markdown page; raises `InputError` where `table` is not such a table or holds no row.
+    `studies` are folders whose cohort says which contrast timing a test case has; a table by timing is made where one is known. Returns the path
+    of the Markdown page; raises `InputError` where `table` is not such a table or holds no row.
     """
     found = results.read(table)
     if not found:
         raise InputError(f"{table} holds no result yet")
-    sheets = [sheet for setting in sorted(found) for sheet in setting_sheets(found, setting)]
+    timings = {case: timing for study in studies for case, timing in _timings(study / "cohort" / "cases.json").items()}
+    sheets = [sheet for setting in sorted(found) for sheet in setting_sheets(found, setting, timings)]
     headroom = headroom_sheet(found)
     sheets = [headroom, *sheets] if headroom.rows else sheets
     figures = study_figures.draw(found)
@@ -67,8 +72,8 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.
 td:first-child,th:first-child{text-align:left}img{max-width:100%}"""
 
 
-def setting_sheets(found: Results, setting: Setting) -> list[Sheet]:
-    """Dice, gains and other measures of one setting."""
+def setting_sheets(found: Results, setting: Setting, timings: Mapping[str, str]) -> list[Sheet]:
+    """Dice, gains and other measures of one setting, and Dice by the contrast `timings` of the cases where they are known."""
     arms = dict(sorted(found[setting].items(), key=lambda item: _rank(item[0])))
     name = words.setting(setting)
     sheets = [_dice_sheet(f"Dice: {name}", arms)]
@@ -76,7 +81,29 @@ def setting_sheets(found: Results, setting: Setting) -> list[Sheet]:
     if dice:
         sheets.append(_gain_sheet(f"Gain in Dice points: {name}", dice, arms))
     sheets.append(_other_sheet(f"Other measures: {name}", arms, {m: results.gains(found, setting, m) for m in ("hd95_mm", "nsd")}))
-    return sheets
+    by_timing = _timing_sheet(f"Dice by contrast timing: {name}", arms, timings)
+    return [*sheets, by_timing] if len(by_timing.header) > 2 else sheets
+
+
+def _timings(cases: Path) -> dict[str, str]:
+    """The contrast timing of each case of a prepared cohort that knows it; none where there is no such file."""
+    if not cases.is_file():
+        return {}
+    return {c["id"]: t for c in read_json(cases)["cases"] if (t := c["attributes"].get("contrast")) in CONTRASTS}
+
+
+def _timing_sheet(title: str, arms: dict[Contender, Scores], timings: Mapping[str, str]) -> Sheet:
+    """Mean Dice of each arm over the cases of each timing; the number of cases stands in the header."""
+    counts = Counter(timings[case] for case in set().union(*(scores.cases for scores in arms.values())) if case in timings)
+    shown = [t for t in CONTRASTS if counts[t]]
+
+    def mean(scores: Scores, timing: str) -> str:
+        places = [i for i, case in enumerate(scores.cases) if timings.get(case) == timing]
+        value = float(mean_score(scores.tables["dice"][:, places])[0]) if places else math.nan
+        return words.number(value if math.isfinite(value) else None)
+
+    rows = [[words.contender(contender), *(mean(scores, t) for t in shown)] for contender, scores in arms.items()]
+    return Sheet(title, ["Arm", *(f"{t} ({counts[t]})" for t in shown)], rows)
 
 
 def headroom_sheet(found: Results) -> Sheet:
