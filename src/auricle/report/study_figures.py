@@ -68,8 +68,9 @@ def _gains(found: Results) -> Figure | None:
             offset = 0.8 * ((place + 0.5) / len(chosen) - 0.5)
             for x, difference in enumerate((own.overall, *(own.structures[k] for k in KEYS))):
                 if difference is not None:
-                    low, high = difference.low, difference.high
-                    error = None if low is None or high is None else [[100 * (difference.value - low)], [100 * (high - difference.value)]]
+                    low, high, value = difference.low, difference.high, difference.value
+                    # Where all cases gain alike, rounding can put the mean a last digit outside of its interval.
+                    error = None if low is None or high is None else [[100 * max(value - low, 0.0)], [100 * max(high - value, 0.0)]]
                     axis.errorbar(x + offset, 100 * difference.value, error, fmt="o", ms=5, lw=1.8,
                                   color=_color(1 + arms.index(arm)), label=words.arm_name(arm) if x == 0 else None)  # fmt: skip
         axis.axhline(0, color=INK[_THEME][1], lw=1)

@@ -13,7 +13,7 @@ from auricle.core.files import atomic_path, read_json, write_json, write_text
 from auricle.data.conditions import CONTRASTS
 from auricle.report import study_figures, words
 from auricle.study import results
-from auricle.study.results import BASELINE, BOUND, NO_COMPETITORS, Contender, Gain, Results, Scores, Setting
+from auricle.study.results import BASELINE, BOUND, CONTROL, NO_COMPETITORS, Contender, Gain, Results, Scores, Setting
 from auricle.study.statistics import Difference, mean_score
 
 ORDER = ("AO", "LAA", "LA", "LV", "MYO", "PA", "RA", "RV")
@@ -80,6 +80,9 @@ def setting_sheets(found: Results, setting: Setting, timings: Mapping[str, str])
     dice = results.gains(found, setting)
     if dice:
         sheets.append(_gain_sheet(f"Gain in Dice points: {name}", dice, arms))
+    controlled = results.gains(found, setting, beside=CONTROL)
+    if controlled:
+        sheets.append(_gain_sheet(f"Gain in Dice points beside {words.arm_name(CONTROL)}: {name}", controlled, arms, headroom=False))
     sheets.append(_other_sheet(f"Other measures: {name}", arms, {m: results.gains(found, setting, m) for m in ("hd95_mm", "nsd")}))
     by_timing = _timing_sheet(f"Dice by contrast timing: {name}", arms, timings)
     return [*sheets, by_timing] if len(by_timing.header) > 2 else sheets
@@ -133,7 +136,7 @@ def _dice_sheet(title: str, arms: dict[Contender, Scores]) -> Sheet:
     return Sheet(title, ["Arm", "Mean", *ORDER], rows, frozenset((-i, j + 1) for i, j in bold))
 
 
-def _gain_sheet(title: str, gains: dict[Contender, Gain], arms: dict[Contender, Scores]) -> Sheet:
+def _gain_sheet(title: str, gains: dict[Contender, Gain], arms: dict[Contender, Scores], headroom: bool = True) -> Sheet:
     rows = []
     for contender in arms:
         if contender in gains:
@@ -141,8 +144,8 @@ def _gain_sheet(title: str, gains: dict[Contender, Gain], arms: dict[Contender, 
             share = words.NONE if gain.share_of_headroom is None else words.percent(gain.share_of_headroom, 0)
             better = gain.overall.superiority if gain.overall else None
             parts = (_points(gain.structures[k]) for k in ORDER)
-            rows.append([words.contender(contender), interval(gain.overall), share, words.number(better, 2), *parts])
-    return Sheet(title, ["Arm", "Mean (95% interval)", "Share of headroom", "P(better)", *ORDER], rows)
+            rows.append([words.contender(contender), interval(gain.overall), *([share] if headroom else []), words.number(better, 2), *parts])
+    return Sheet(title, ["Arm", "Mean (95% interval)", *(["Share of headroom"] if headroom else []), "P(better)", *ORDER], rows)
 
 
 def _other_sheet(title: str, arms: dict[Contender, Scores], gains: dict[str, dict[Contender, Gain]]) -> Sheet:

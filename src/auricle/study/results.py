@@ -25,6 +25,8 @@ COLUMNS = ("recipe", "arm", "labelled", "ratio", "budget", "seed", "case", "stru
 _KEYS = COLUMNS.index("structure") + 1
 """Columns that say which value a row holds."""
 BASELINE, BOUND = "baseline", "real-upper-bound"
+CONTROL = "longer-baseline"
+"""Trained as long as `ours-plus` and with its augmentation, without a generated pair."""
 NO_COMPETITORS = (BOUND, "decoded-upper-bound")
 """Arms that see more labeled cases than the others."""
 
@@ -180,16 +182,16 @@ class Gain:
     """Gain in mean Dice over that of the real upper bound; None where there is no such arm or nothing to gain."""
 
 
-def gains(results: Results, setting: Setting, measure: str = "dice") -> dict[Contender, Gain]:
-    """Every contender beside the baseline on the seeds and cases that both have; empty without a baseline."""
+def gains(results: Results, setting: Setting, measure: str = "dice", beside: str = BASELINE) -> dict[Contender, Gain]:
+    """Every contender beside the baseline, or the arm `beside`, on the seeds and cases that both have; empty without such an arm."""
     arms = results[setting]
-    base = arms.get(Contender(BASELINE, 0.0))
+    base = arms.get(Contender(beside, 0.0))
     if base is None:
         return {}
     worst = _worst(arms.values()) if measure == "hd95_mm" else None
-    found = {c: _gain(s, base, measure, worst) for c, s in arms.items() if c.arm != BASELINE}
+    found = {c: _gain(s, base, measure, worst) for c, s in arms.items() if c.arm not in (BASELINE, beside)}
     bounds = [g.overall.value for c, g in found.items() if c.arm == BOUND and g.overall is not None]
-    headroom = max(bounds) if bounds and measure == "dice" else 0.0
+    headroom = max(bounds) if bounds and measure == "dice" and beside == BASELINE else 0.0
     return {
         c: Gain(g.overall, g.structures, g.overall.value / headroom if headroom > 0 and g.overall is not None else None) for c, g in found.items()
     }
