@@ -8,7 +8,7 @@ from auricle import recipes
 from auricle.core.anatomy import ID, KEYS
 from auricle.data.augment import few_cases, segmenter, with_variety
 from auricle.data.cohort import VirtualData, split_patients
-from auricle.study.arms import ARMS
+from auricle.study.arms import ARMS, FEW_ARMS
 from auricle.training.loop import Hardware
 
 PAPER = recipes.paper()
@@ -113,10 +113,11 @@ def test_arms_differ_in_what_they_are_given_alone() -> None:
 
 
 @pytest.mark.parametrize("name", ["demo", "laptop", "paper"])
-def test_steps_run_in_an_order_that_their_inputs_allow(name: recipes.RecipeName) -> None:
+@pytest.mark.parametrize("data", [None, VirtualData(patients=12)])
+def test_steps_run_in_an_order_that_their_inputs_allow(name: recipes.RecipeName, data: VirtualData | None) -> None:
     made: set[Path] = set()
-    for step in recipes.steps(recipes.recipe(name), Path("r"), None, 0, Hardware()):
-        needed = [v for f in ("cohort", "autoencoder", "refiner", "diffusion", "generated", "pretrained", "model")
+    for step in recipes.steps(recipes.recipe(name), Path("r"), data, 0, Hardware()):
+        needed = [v for f in ("cohort", "autoencoder", "refiner", "diffusion", "generated", "pretrained", "initial", "model")
                   if (v := getattr(step.config, f, None)) is not None]  # fmt: skip
         assert set(needed) <= made
         made.add(step.out)
@@ -131,8 +132,14 @@ def test_few_cases_of_ones_own_are_varied() -> None:
         assert (steps["diffusion"].least_latents >= 480) == varied
         # What fine-tuning does to its pairs is the same for all arms, few cases or many.
         plain = recipes.recipe(name).finetune.augment  # type: ignore[arg-type]
-        for arm in ARMS:
+        arms = FEW_ARMS if varied else ARMS
+        assert [s.removeprefix("finetune ") for s in steps if s.startswith("finetune")] == list(arms)
+        for arm in arms:
             assert steps[f"finetune {arm}"].augment == (with_variety(plain) if varied else plain)
+        if varied:
+            assert steps["vary"].variation < 1
+            assert (steps["first"].generated, steps["first"].real_weight) == (Path("r/varied"), 0)
+            assert (steps["finetune ours-plus"].initial, steps["finetune ours-plus"].generated) == (Path("r/first"), None)
     # A study says what variety gives: its baseline goes without.
     assert recipes.study().finetune.augment == segmenter()
 

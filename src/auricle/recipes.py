@@ -27,8 +27,8 @@ from auricle.stages.finetune import FinetuneStage
 from auricle.stages.generate import GenerateStage
 from auricle.stages.pretrain import PretrainStage
 from auricle.stages.refiner import RefinerStage
-from auricle.study.arms import ARMS, Shared
-from auricle.study.plan import Recipe, Step
+from auricle.study.arms import ARMS, FEW_ARMS, Shared, first_on_pairs
+from auricle.study.plan import Recipe, Step, first_fit
 from auricle.training.loop import FitConfig, Hardware
 
 RecipeName = Literal["demo", "laptop", "paper", "study"]
@@ -49,16 +49,17 @@ def with_data(chosen: Recipe, data: Data | None, seed: int) -> Recipe:
 
 
 def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Hardware) -> list[Step]:
-    """The stages of a whole run under `root`, in order, the three arms included.
+    """The stages of a whole run under `root`, in order, the arms included.
 
     As many pairs are generated as fine-tuning mixes in: `ratio` for each labeled training case. Few cases of one's own are varied, for
-    the generator (`for_few_cases`) and for the segmenters of all arms (`with_variety`).
+    the generator (`for_few_cases`) and for the segmenters of all arms (`with_variety`), and `ours-plus` is a fourth arm.
     """
-    folder = {name: root / name for name in ("cohort", "autoencoder", "refiner", "diffusion", "generate", "pretrain")}
+    folder = {name: root / name for name in ("cohort", "autoencoder", "refiner", "diffusion", "generate", "pretrain", "varied", "first")}
     common: dict[str, Any] = {"seed": seed, "hardware": hardware}
     prepared = with_data(chosen, data, seed).cohort
     labeled = split_patients(open_cohort(prepared.data).patients, prepared.shares, seed).count("train")
-    if data is not None and labeled < chosen.few:
+    few = data is not None and labeled < chosen.few
+    if few:
         chosen = for_few_cases(chosen)
         chosen = replace(chosen, finetune=replace(chosen.finetune, augment=augment.with_variety(chosen.finetune.augment)))
     generated = replace(chosen.generate, count=max(1, round(chosen.finetune.ratio * labeled)), seed=seed)
@@ -75,8 +76,14 @@ def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Ha
             refiner=folder["refiner"] if chosen.refiner else None), folder["generate"]),
         Step("pretrain", pretrain.run, replace(chosen.pretrain, generated=folder["generate"], cohort=None, **common), folder["pretrain"]),
     ]  # fmt: skip
-    shared = Shared(replace(chosen.finetune, cohort=folder["cohort"], **common), folder["generate"], folder["pretrain"])
-    for name, arm in ARMS.items():
+    stage = replace(chosen.finetune, cohort=folder["cohort"], **common)
+    shared = Shared(stage, folder["generate"], folder["pretrain"], first_varied=folder["first"])
+    if few:
+        made = next(step.config for step in train if step.name == "generate")
+        train.append(Step("vary", generate.run, replace(made, variation=chosen.variation, fit_volumes=False), folder["varied"]))
+        first = first_on_pairs(stage, folder["varied"], stage.ratio, first_fit(chosen, labeled))
+        train.append(Step("first", finetune.run, first, folder["first"]))
+    for name, arm in (FEW_ARMS if few else ARMS).items():
         model = root / "finetune" / name
         train.append(Step(f"finetune {name}", finetune.run, arm(shared), model))
         train.append(Step(f"evaluate {name}", evaluate.run, EvaluateStage(folder["cohort"], model), root / "evaluate" / name))

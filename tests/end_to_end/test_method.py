@@ -51,6 +51,17 @@ def test_running_again_changes_nothing(tiny: recipes.Recipe, whole: Path) -> Non
     assert before == {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in whole.rglob("*") if p.is_file()}
 
 
+def test_few_cases_of_ones_own_are_a_fourth_arm(tiny: recipes.Recipe, tmp_path: Path) -> None:
+    """As with `--data`: whatever the cohort is, it is not the recipe's own."""
+    for step in recipes.steps(tiny, tmp_path, VirtualData(patients=6, seed=4), 3, Hardware(accelerator="cpu")):
+        step.run(step.config, step.out)
+    text = write_report(tmp_path, 1.5).read_text(encoding="utf-8")
+    assert "Ours-plus" in text
+    assert "weights of the segmenter in first" in text
+    assert read_json(tmp_path / "first" / "done.json")["labeled"] == 0
+    assert read_json(tmp_path / "varied" / "pairs.json")["variation"] == tiny.variation
+
+
 def test_pretraining_shows_what_it_restores(whole: Path) -> None:
     facts = read_json(whole / "pretrain" / "reconstruction.json")
     examples = np.load(whole / "pretrain" / "examples.npy")

@@ -79,10 +79,11 @@ def test_peaks_at_the_size_of_the_paper_are_those_that_were_measured() -> None:
         assert e.needs_gib == pytest.approx(measured[e.stage], rel=0.25), e
 
 
-def test_every_stage_of_a_whole_run_is_estimated_in_order() -> None:
+@pytest.mark.parametrize("data", [None, VirtualData(patients=12)])
+def test_every_stage_of_a_whole_run_is_estimated_in_order(data: VirtualData | None) -> None:
     demo = recipes.demo()
     chosen = replace(demo, cohort=COHORT, pretrain=replace(demo.pretrain, network=UNET), finetune=replace(demo.finetune, network=UNET))
-    steps = [(s.name, s.config) for s in recipes.steps(chosen, HERE, None, 0, Hardware())]
+    steps = [(s.name, s.config) for s in recipes.steps(chosen, HERE, data, 0, Hardware())]
     found = {e.stage: e for e in plan(steps, 2**40, RATE, BASE)}
     assert list(found) == [name for name, _ in steps][1:]
     assert all(e.fits and e.seconds and e.steps and not e.advice for e in found.values())

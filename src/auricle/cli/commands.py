@@ -84,7 +84,7 @@ def _stage(run: Callable[[Any, Path], Any], config: type[Any], text: str) -> Cal
 
 
 def run_all(options: Annotated[RunOptions, tyro.conf.arg(name="")], show: Shown) -> None:
-    """Run every stage of a recipe, the three arms included, and write the report."""
+    """Run every stage of a recipe, its arms included, and write the report."""
     _configure(show)
     options.hardware.fabric()
     data = _own_data(options)

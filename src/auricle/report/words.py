@@ -1,6 +1,7 @@
 """The report's sentences and formatted numbers."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from auricle.report.summary import BASELINE
@@ -135,6 +136,8 @@ def arm_description(finetune: Mapping[str, Any], done: Mapping[str, Any]) -> str
     if config.get("generated"):
         parts.append("generated pairs" if generated is None else plural(int(generated), "generated pair"))
     start = "encoder pre-trained by masked-image modeling" if config.get("pretrained") else "weights from scratch"
+    if config.get("initial"):
+        start = f"weights of the segmenter in {Path(config['initial']).name}"
     return f"{' + '.join(parts)}, {start}"
 
 

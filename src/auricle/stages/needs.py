@@ -212,8 +212,10 @@ def _pretrain(config: PretrainStage, known: Known) -> Need:
 
 def _finetune(config: FinetuneStage, known: Known) -> Need:
     train, held = hold_out(known.split["train"], config.seed) if config.hold_out == "share" else (known.split["train"], known.split["validation"])
+    count = round(config.ratio * (len(train) + len(held)))
+    train = train.take([i for _ in range(config.real_weight) for i in range(len(train))])
     if config.generated is not None:
-        train = train + known.generated(round(config.ratio * (len(train) + len(held))))
+        train = train + known.generated(count)
     return _segmenter(config, known, LABEL_COUNT, train, held)
 
 

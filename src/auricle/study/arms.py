@@ -117,10 +117,12 @@ def first_on_cases(stage: FinetuneStage, fit: FitConfig) -> FinetuneStage:
 
 ARMS: dict[str, Arm] = {"baseline": baseline, "medical-diffusion": medical_diffusion, "ours": ours}
 """Name of each arm of a single run, as in tables and folders."""
+FEW_ARMS: dict[str, Arm] = {**ARMS, "ours-plus": ours_plus}
+"""Arms of a single run on few cases of the user's own."""
 STUDY_ARMS: dict[str, Arm] = {
-    **ARMS, "real-upper-bound": real_upper_bound, "decoded-upper-bound": decoded_upper_bound, "generated-only": generated_only,
+    **FEW_ARMS, "real-upper-bound": real_upper_bound, "decoded-upper-bound": decoded_upper_bound, "generated-only": generated_only,
     "real-pretraining": real_pretraining, "both-pretraining": both_pretraining, "varied-baseline": varied_baseline,
-    "longer-baseline": longer_baseline, "ours-plus": ours_plus,
+    "longer-baseline": longer_baseline,
 }  # fmt: skip
 """Arms of a study."""
 

@@ -211,7 +211,7 @@ def _with_steps(fit: FitConfig, steps: int) -> FitConfig:
     return replace(fit, steps=steps, epochs=None, patience=None, validate_every=steps)
 
 
-def _first_fit(recipe: Recipe, labelled: int) -> FitConfig:
+def first_fit(recipe: Recipe, labelled: int) -> FitConfig:
     """The first training of a segmenter that is trained twice: the steps of pre-training, or of its epochs on the labeled cases."""
     asked = recipe.pretrain.fit
     return _with_steps(recipe.finetune.fit, asked.steps or (asked.epochs or 1) * math.ceil(labelled / asked.batch_size))
@@ -229,7 +229,7 @@ def _resources(
     """The stages that arms of a fold can ask for, in order; `count` pairs are generated, `ratio` for each labeled case."""
     at = _folders(folder, count)
     learning = replace(recipe.pretrain, generated=None, cohort=at["cohort"], **common)
-    first = _first_fit(recipe, labelled)
+    first = first_fit(recipe, labelled)
     steps = [
         Step(f"fold {folder.name}", fold.run, FoldStage(whole, labelled, seed=common["seed"]), at["cohort"]),
         Step(f"pretrain {folder.name} real", pretrain.run, learning, at["pretrain-real"]),
