@@ -45,6 +45,24 @@ def test_gains_beside_the_control_are_the_difference_of_gains_beside_the_baselin
     assert plain[Contender("ours-plus", 0.0)].share_of_headroom == pytest.approx(0.65, abs=1e-6)
 
 
+def test_the_share_of_headroom_is_that_of_the_seeds_that_were_run(table: Path) -> None:
+    """In a second seed the headroom is twice as large, and ours-plus was not run."""
+    lines = table.read_text().splitlines()
+    for line in lines[1:]:
+        cells = line.split(",")
+        if cells[1] in ("baseline", "real-upper-bound"):
+            cells[5] = "1"
+            cells[8] = str(float(cells[8]) - (0.2 if cells[1] == "baseline" else 0.0))
+            lines.append(",".join(cells))
+    table.write_text("\n".join(lines) + "\n")
+    found = results.gains(results.read(table), AT)
+    bound, plus = found[Contender("real-upper-bound", 3.0)], found[Contender("ours-plus", 0.0)]
+    assert bound.overall is not None
+    assert bound.overall.value == pytest.approx(0.30, abs=1e-6)
+    assert bound.share_of_headroom == pytest.approx(1.0)
+    assert plus.share_of_headroom == pytest.approx(0.65, abs=1e-6)
+
+
 def test_the_page_shows_them_where_the_control_was_run(table: Path, tmp_path: Path) -> None:
     text = write_study(table, tmp_path / "whole").read_text(encoding="utf-8")
     section = text.split("## Gain in Dice points beside Varied baseline, trained twice")[1].split("##")[0]

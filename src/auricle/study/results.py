@@ -6,7 +6,7 @@
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -190,11 +190,20 @@ def gains(results: Results, setting: Setting, measure: str = "dice", beside: str
         return {}
     worst = _worst(arms.values()) if measure == "hd95_mm" else None
     found = {c: _gain(s, base, measure, worst) for c, s in arms.items() if c.arm not in (BASELINE, beside)}
-    bounds = [g.overall.value for c, g in found.items() if c.arm == BOUND and g.overall is not None]
-    headroom = max(bounds) if bounds and measure == "dice" and beside == BASELINE else 0.0
-    return {
-        c: Gain(g.overall, g.structures, g.overall.value / headroom if headroom > 0 and g.overall is not None else None) for c, g in found.items()
-    }
+    if measure != "dice" or beside != BASELINE:
+        return found
+    bounds = [s for c, s in arms.items() if c.arm == BOUND]
+    return {c: replace(gain, share_of_headroom=_share(gain, arms[c], bounds, base)) for c, gain in found.items()}
+
+
+def _share(gain: Gain, scores: Scores, bounds: Sequence[Scores], base: Scores) -> float | None:
+    """The gain as a share of the largest one of `bounds`, on the seeds and cases of that very gain."""
+    headroom = 0.0
+    for bound in bounds:
+        best, least, _ = _common("dice", None, bound, base, scores)
+        difference = compare(best, least)
+        headroom = max(headroom, difference.value if difference is not None else 0.0)
+    return gain.overall.value / headroom if headroom > 0 and gain.overall is not None else None
 
 
 def _worst(arms: Iterable[Scores]) -> float:
@@ -204,16 +213,21 @@ def _worst(arms: Iterable[Scores]) -> float:
 
 
 def _gain(scores: Scores, base: Scores, measure: str, worst: float | None) -> Gain:
-    seeds, cases = sorted(set(scores.seeds) & set(base.seeds)), sorted(set(scores.cases) & set(base.cases))
+    ours, theirs = _common(measure, worst, scores, base)
+    single = {k: compare(ours[:, :, i : i + 1], theirs[:, :, i : i + 1]) for i, k in enumerate(KEYS)}
+    corrected = dict(zip(single, holm([None if d is None else d.p for d in single.values()]), strict=True))
+    return Gain(compare(ours, theirs), {k: None if d is None else _with_p(d, corrected[k]) for k, d in single.items()})
+
+
+def _common(measure: str, worst: float | None, *scores: Scores) -> list[Table]:
+    """The tables of a measure on the seeds and cases that all have; a miss counts as `worst` where that is given."""
+    seeds, cases = (sorted(set.intersection(*(set(getattr(s, name)) for s in scores))) for name in ("seeds", "cases"))
 
     def part(s: Scores) -> Table:
         table = s.tables[measure] if worst is None else np.where(s.missed, worst, s.tables[measure])
         return table[np.ix_([s.seeds.index(v) for v in seeds], [s.cases.index(c) for c in cases], range(len(KEYS)))]
 
-    ours, theirs = part(scores), part(base)
-    single = {k: compare(ours[:, :, i : i + 1], theirs[:, :, i : i + 1]) for i, k in enumerate(KEYS)}
-    corrected = dict(zip(single, holm([None if d is None else d.p for d in single.values()]), strict=True))
-    return Gain(compare(ours, theirs), {k: None if d is None else _with_p(d, corrected[k]) for k, d in single.items()})
+    return [part(s) for s in scores]
 
 
 def _with_p(difference: Difference, p: float | None) -> Difference:
