@@ -62,7 +62,10 @@ def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Ha
     if few:
         chosen = for_few_cases(chosen)
         chosen = replace(chosen, finetune=replace(chosen.finetune, augment=augment.with_variety(chosen.finetune.augment)))
-    generated = replace(chosen.generate, count=max(1, round(chosen.finetune.ratio * labeled)), seed=seed)
+    generated = replace(
+        chosen.generate, count=max(1, round(chosen.finetune.ratio * labeled)), seed=seed, cohort=folder["cohort"],
+        autoencoder=folder["autoencoder"], diffusion=folder["diffusion"], refiner=folder["refiner"] if chosen.refiner else None,
+    )  # fmt: skip
     refining = [] if chosen.refiner is None else [Step("refiner", refiner.run, replace(
         chosen.refiner, cohort=folder["cohort"], autoencoder=folder["autoencoder"], **common), folder["refiner"])]  # fmt: skip
     train = [
@@ -71,16 +74,13 @@ def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Ha
         *refining,
         Step("diffusion", diffusion.run, replace(
             chosen.diffusion, cohort=folder["cohort"], autoencoder=folder["autoencoder"], **common), folder["diffusion"]),
-        Step("generate", generate.run, replace(
-            generated, autoencoder=folder["autoencoder"], diffusion=folder["diffusion"], cohort=folder["cohort"],
-            refiner=folder["refiner"] if chosen.refiner else None), folder["generate"]),
+        Step("generate", generate.run, generated, folder["generate"]),
         Step("pretrain", pretrain.run, replace(chosen.pretrain, generated=folder["generate"], cohort=None, **common), folder["pretrain"]),
     ]  # fmt: skip
     stage = replace(chosen.finetune, cohort=folder["cohort"], **common)
     shared = Shared(stage, folder["generate"], folder["pretrain"], first_varied=folder["first"])
     if few:
-        made = next(step.config for step in train if step.name == "generate")
-        train.append(Step("vary", generate.run, replace(made, variation=chosen.variation, fit_volumes=False), folder["varied"]))
+        train.append(Step("vary", generate.run, replace(generated, variation=chosen.variation, fit_volumes=False), folder["varied"]))
         first = first_on_pairs(stage, folder["varied"], stage.ratio, first_fit(chosen, labeled))
         train.append(Step("first", finetune.run, first, folder["first"]))
     for name, arm in (FEW_ARMS if few else ARMS).items():

@@ -1,6 +1,7 @@
 """A whole study on tiny patients: folds without leakage, work shared and broken off, one table to the last digit, and its page."""
 
 import csv
+import importlib
 import json
 import multiprocessing
 import os
@@ -315,6 +316,19 @@ def pairs_alone(shared: Shared) -> FinetuneStage:
     return replace(shared.finetune, generated=shared.generated, real_weight=0)
 
 
+def test_every_arm_of_the_ablation_is_planned(tiny: recipes.Recipe, tmp_path: Path) -> None:
+    module = importlib.import_module("benchmarks.ingredients")
+    own = [n for n, f in vars(module).items() if getattr(f, "__module__", "") == module.__name__ and not n.startswith("_")]
+    arms = tuple(f"{module.__name__}:{n}" for n in own)
+    assert len(arms) == 5
+    made = plan(tiny, tmp_path, replace(CONFIG, arms=arms, labelled=(3,), ratio=(1.0,), budget=("4",)))
+    trained = {s.out.name.split(".")[-1]: s.config for s in made.steps if s.name.startswith("finetune")}
+    # Every one is a training of its own, and its inputs are planned.
+    assert len(trained) == 5
+    outs = {s.out for s in made.steps}
+    assert all(s.needs() <= outs for s in made.steps)
+
+
 def test_an_arm_that_a_ratio_does_not_allow_is_named(tiny: recipes.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(STUDY_ARMS, "pairs-alone", pairs_alone)
     with pytest.raises(InputError, match=r"--arms pairs-alone with --ratio 0: .*give --generated"):
@@ -371,6 +385,17 @@ def test_dice_by_contrast_timing_is_the_mean_over_its_cases(study: Path, tmp_pat
     found = [r for r in rows(study / "study.csv") if (r["arm"], r["labelled"], r["budget"], r["case"]) == of]
     mean = np.mean([float(r["dice"]) for r in found if r["dice"]])
     assert f"| Baseline | {mean:.3f} |" in section
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"cases": [1]}', '{"cases": [{"id": "a", "attributes": null}]}', "{"])
+def test_a_damaged_list_of_cases_is_refused_in_one_line(text: str, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(study / "study.csv", tmp_path)
+    (tmp_path / "cohort").mkdir()
+    (tmp_path / "cohort" / "cases.json").write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["report", str(tmp_path)])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_the_page_of_an_arm_that_finds_nothing(study: Path, tmp_path: Path) -> None:

@@ -89,10 +89,13 @@ def setting_sheets(found: Results, setting: Setting, timings: Mapping[str, str])
 
 
 def _timings(cases: Path) -> dict[str, str]:
-    """The contrast timing of each case of a prepared cohort that knows it; none where there is no such file."""
+    """The contrast timing of each case of a prepared cohort that knows it; none where there is no such file, `InputError` for a damaged one."""
     if not cases.is_file():
         return {}
-    return {c["id"]: t for c in read_json(cases)["cases"] if (t := c["attributes"].get("contrast")) in CONTRASTS}
+    try:
+        return {c["id"]: t for c in read_json(cases)["cases"] if (t := c["attributes"].get("contrast")) in CONTRASTS}
+    except (AttributeError, KeyError, TypeError):
+        raise InputError(f"{cases} does not describe a prepared cohort: prepare it again, or report the study.csv alone, elsewhere") from None
 
 
 def _timing_sheet(title: str, arms: dict[Contender, Scores], timings: Mapping[str, str]) -> Sheet:
