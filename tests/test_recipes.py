@@ -1,5 +1,6 @@
 """Recipes: every number of the paper, one by one, and the three arms."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,8 +139,12 @@ def test_few_cases_of_ones_own_are_varied() -> None:
             assert steps[f"finetune {arm}"].augment == (with_variety(plain) if varied else plain)
         if varied:
             assert steps["vary"].variation < 1
-            assert (steps["first"].generated, steps["first"].real_weight) == (Path("r/varied"), 0)
-            assert (steps["finetune ours-plus"].initial, steps["finetune ours-plus"].generated) == (Path("r/first"), None)
+            pairs, cases = steps["first varied"], steps["first real"]
+            assert (pairs.generated, pairs.real_weight, cases.generated) == (Path("r/varied"), 0, None)
+            # The control is as long as the arm, and both begin from the same weights.
+            assert (pairs.fit, pairs.seed, pairs.network) == (cases.fit, cases.seed, cases.network)
+            assert (steps["finetune ours-plus"].initial, steps["finetune ours-plus"].generated) == (Path("r/first-varied"), None)
+            assert steps["finetune longer-baseline"] == replace(steps["finetune ours-plus"], initial=Path("r/first-real"))
     # A study says what variety gives: its baseline goes without.
     assert recipes.study().finetune.augment == segmenter()
 

@@ -27,7 +27,7 @@ from auricle.stages.finetune import FinetuneStage
 from auricle.stages.generate import GenerateStage
 from auricle.stages.pretrain import PretrainStage
 from auricle.stages.refiner import RefinerStage
-from auricle.study.arms import ARMS, FEW_ARMS, Shared, first_on_pairs
+from auricle.study.arms import ARMS, FEW_ARMS, Shared, first_on_cases, first_on_pairs
 from auricle.study.plan import Recipe, Step, first_fit
 from auricle.training.loop import FitConfig, Hardware
 
@@ -52,16 +52,21 @@ def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Ha
     """The stages of a whole run under `root`, in order, the arms included.
 
     As many pairs are generated as fine-tuning mixes in: `ratio` for each labeled training case. Few cases of one's own are varied, for
-    the generator (`for_few_cases`) and for the segmenters of all arms (`with_variety`), and `ours-plus` is a fourth arm.
+    the generator (`for_few_cases`) and for the segmenters of all arms (`with_variety`), `ours-plus` with its control joins the arms, and
+    early stopping looks at the validation cases, so that all training cases train.
     """
-    folder = {name: root / name for name in ("cohort", "autoencoder", "refiner", "diffusion", "generate", "pretrain", "varied", "first")}
+    names = ("cohort", "autoencoder", "refiner", "diffusion", "generate", "pretrain", "varied", "first-varied", "first-real")
+    folder = {name: root / name for name in names}
     common: dict[str, Any] = {"seed": seed, "hardware": hardware}
     prepared = with_data(chosen, data, seed).cohort
-    labeled = split_patients(open_cohort(prepared.data).patients, prepared.shares, seed).count("train")
+    splits = split_patients(open_cohort(prepared.data).patients, prepared.shares, seed)
+    labeled = splits.count("train")
     few = data is not None and labeled < chosen.few
     if few:
+        labeled += splits.count("validation")
         chosen = for_few_cases(chosen)
-        chosen = replace(chosen, finetune=replace(chosen.finetune, augment=augment.with_variety(chosen.finetune.augment)))
+        varied = augment.with_variety(chosen.finetune.augment)
+        chosen = replace(chosen, finetune=replace(chosen.finetune, augment=varied, hold_out="validation"))
     generated = replace(
         chosen.generate, count=max(1, round(chosen.finetune.ratio * labeled)), seed=seed, cohort=folder["cohort"],
         autoencoder=folder["autoencoder"], diffusion=folder["diffusion"], refiner=folder["refiner"] if chosen.refiner else None,
@@ -78,11 +83,12 @@ def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Ha
         Step("pretrain", pretrain.run, replace(chosen.pretrain, generated=folder["generate"], cohort=None, **common), folder["pretrain"]),
     ]  # fmt: skip
     stage = replace(chosen.finetune, cohort=folder["cohort"], **common)
-    shared = Shared(stage, folder["generate"], folder["pretrain"], first_varied=folder["first"])
+    shared = Shared(stage, folder["generate"], folder["pretrain"], first_varied=folder["first-varied"], first_real=folder["first-real"])
     if few:
         train.append(Step("vary", generate.run, replace(generated, variation=chosen.variation, fit_volumes=False), folder["varied"]))
-        first = first_on_pairs(stage, folder["varied"], stage.ratio, first_fit(chosen, labeled))
-        train.append(Step("first", finetune.run, first, folder["first"]))
+        fit = first_fit(chosen, labeled)
+        train.append(Step("first varied", finetune.run, first_on_pairs(stage, folder["varied"], stage.ratio, fit), folder["first-varied"]))
+        train.append(Step("first real", finetune.run, first_on_cases(stage, fit), folder["first-real"]))
     for name, arm in (FEW_ARMS if few else ARMS).items():
         model = root / "finetune" / name
         train.append(Step(f"finetune {name}", finetune.run, arm(shared), model))
@@ -91,11 +97,14 @@ def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Ha
 
 
 def for_few_cases(chosen: Recipe) -> Recipe:
-    """The recipe with shapes, sizes and contrast varied in its generator's training, and views enough that it does not learn its cases by heart."""
+    """The recipe for a generator of few cases: shapes, sizes and contrast varied in its training, views enough that it does not learn them by heart,
+    and label maps left as they are decoded (docs/results/study.md).
+    """
     varied = augment.few_cases()
     return replace(
         chosen, autoencoder=replace(chosen.autoencoder, augment=varied),
         diffusion=replace(chosen.diffusion, augment=varied, least_latents=max(480, chosen.diffusion.least_latents)),
+        generate=replace(chosen.generate, fit_volumes=False),
     )  # fmt: skip
 
 
@@ -154,7 +163,7 @@ def study() -> Recipe:
     return replace(
         base,
         cohort=CohortConfig(data=VirtualData(patients=140), margin=(16, 16, 16), shares=(106.0, 4.0, 30.0)),
-        generate=replace(base.generate, tries=4, fit_volumes=False),
+        generate=replace(base.generate, tries=4),
         pretrain=replace(base.pretrain, network=network, fit=replace(base.pretrain.fit, steps=400, validate_every=100)),
         finetune=replace(base.finetune, network=network, fit=replace(base.finetune.fit, steps=1000, validate_every=100, ema_decay=0.98)),
     )  # fmt: skip

@@ -51,14 +51,15 @@ def test_running_again_changes_nothing(tiny: recipes.Recipe, whole: Path) -> Non
     assert before == {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in whole.rglob("*") if p.is_file()}
 
 
-def test_few_cases_of_ones_own_are_a_fourth_arm(tiny: recipes.Recipe, tmp_path: Path) -> None:
+def test_few_cases_of_ones_own_are_trained_on_twice_too(tiny: recipes.Recipe, tmp_path: Path) -> None:
     """As with `--data`: whatever the cohort is, it is not the recipe's own."""
     for step in recipes.steps(tiny, tmp_path, VirtualData(patients=6, seed=4), 3, Hardware(accelerator="cpu")):
         step.run(step.config, step.out)
     text = write_report(tmp_path, 1.5).read_text(encoding="utf-8")
     assert "Ours-plus" in text
-    assert "weights of the segmenter in first" in text
-    assert read_json(tmp_path / "first" / "done.json")["labeled"] == 0
+    assert "weights of the segmenter in first-varied" in text
+    assert "the varied baseline trained twice" in text
+    assert [read_json(tmp_path / name / "done.json")["labeled"] > 0 for name in ("first-varied", "first-real")] == [False, True]
     assert read_json(tmp_path / "varied" / "pairs.json")["variation"] == tiny.variation
 
 

@@ -174,6 +174,15 @@ def test_another_largest_ratio_is_another_training_where_pairs_were_seen(tiny: r
         assert before[name] == after[name]
 
 
+def test_the_upper_bound_takes_no_more_patients_than_have_as_many_scans() -> None:
+    cases = [{"patient": f"p{i // 2}", "split": "train"} for i in range(20)] + [{"patient": "t", "split": "test"}]
+    assert [fold.patients_for(cases, scans, 4, 0) for scans in (1, 2, 3, 12)] == [1, 1, 2, 6]
+    # Where they do not suffice, so many are named that the fold is refused.
+    assert fold.patients_for(cases, 13, 4, 0) + 4 > 10
+    taken = fold.choose(cases, FoldStage(Path(), fold.patients_for(cases, 7, 4, 0), first=4, hold_out=False))
+    assert sum(c["patient"] in taken for c in cases) == 8
+
+
 def test_both_first_trainings_of_a_recipe_of_epochs_take_as_many_steps() -> None:
     config = StudyConfig(arms=("ours-plus", "longer-baseline"), labelled=(8,), ratio=(3.0,), budget=("early",), seeds=1)
     first = [s.config for s in plan_study(recipes.paper(), config, Path("r"), CPU).steps if s.name.startswith("first")]
@@ -185,6 +194,7 @@ def test_both_first_trainings_of_a_recipe_of_epochs_take_as_many_steps() -> None
     ({"ratio": (0.0,)}, "medical-diffusion learns from 0 pairs"), ({"arms": ("ours-plus",), "ratio": (0.0,)}, "ours-plus learns from 0 pairs"),
     ({"labelled": (2, 40)}, "needs 40 training patients, the cohort has 6"),
     ({"arms": ("real-upper-bound",), "labelled": (4,), "ratio": (3.0,)}, "needs 16 training patients"),
+    ({"arms": ("baseline", "real-pretraining")}, "holds out one of those that train, so at least 3 are needed"),
 ])  # fmt: skip
 def test_what_cannot_work_is_said_before_anything_runs(
     values: dict[str, object], message: str, tiny: recipes.Recipe, tmp_path: Path
@@ -413,7 +423,7 @@ def test_the_page_of_an_arm_that_finds_nothing(study: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("text", [
-    "", "a,b\n1,2\n", ",".join(COLUMNS) + "\nr,ours,4,x,9,0,c,LV,0.5,1,1,1,0\n", ",".join(COLUMNS) + "\nr,ours,4,1,9,0,c,GUT,0.5,1,1,1,0\n",
+    "", "a,b\n1,2\n", ",".join(COLUMNS) + "\nr,ours,4,x,9,0,c,LV,0.5,1,1,1,0,p\n", ",".join(COLUMNS) + "\nr,ours,4,1,9,0,c,GUT,0.5,1,1,1,0,p\n",
     ",".join(COLUMNS) + "\nr,ours\n",
 ])  # fmt: skip
 def test_what_is_not_a_studys_table_is_refused_in_one_line(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

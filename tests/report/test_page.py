@@ -11,6 +11,7 @@ import pytest
 from auricle.core.anatomy import KEYS
 from auricle.core.errors import InputError
 from auricle.report.page import write_report
+from auricle.report.tables import arm_blocks
 
 LOADING = {"src", "srcset", "href", "data", "poster", "action"}
 VOID = {"meta", "img", "source", "br", "link", "input", "hr"}
@@ -186,6 +187,24 @@ def test_one_arm_has_nothing_to_be_compared_with(partial: Path, fake: ModuleType
     assert "cannot settle" not in page.text
 
 
+def test_ours_plus_is_shown_beside_its_control_too(whole: Path, fake: ModuleType) -> None:
+    """Trained twice, it is no fair match for arms that are trained once; the first trainings count in the time."""
+    before, _ = read(whole)
+    assert "trained twice" not in before.text
+    for arm, level in (("longer-baseline", 0.88), ("ours-plus", 0.87)):
+        fake.write_arm(whole, arm, level)
+    for stage in ("varied", "first-varied", "first-real"):
+        fake.write_stage(whole, stage, 100.0)
+    page, summary = read(whole)
+    assert list(summary["arms"]) == [*fake.ARMS, "longer-baseline", "ours-plus"]
+    assert "Ours-plus is 7.0 Dice points above the baseline (" in page.text
+    assert "Ours-plus is 1.0 Dice points below the varied baseline trained twice (" in page.text
+    assert "Ours is 5.0 Dice points below" not in page.text
+    table = page.text[page.text.index("Difference to the varied baseline trained twice"):]
+    assert table.index("Ours −5.0") < table.index("Ours-plus −1.0") < table.index("What was learned from")
+    assert summary["seconds"]["total"] == 117.5 + 300.0 + 42.0
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no stage of a run"):
         write_report(tmp_path)
@@ -207,3 +226,13 @@ def test_a_damaged_file_is_named_and_the_old_page_stays(whole: Path, name: str, 
 def test_writing_again_gives_the_same_bytes(partial: Path) -> None:
     first = write_report(partial).read_bytes()
     assert write_report(partial).read_bytes() == first
+
+
+def test_an_arm_that_misses_more_is_not_the_best_in_distance() -> None:
+    """Missing the hard cases leaves the easy ones to be averaged."""
+    def arm(near: float, missed: int) -> dict:
+        return {"dice": {}, "hd95_mm": {"mean": near, "LAA": near}, "missed": {"LAA": missed}}
+
+    _, distance, _ = arm_blocks({"baseline": arm(2.0, 3), "ours": arm(5.0, 0), "medical-diffusion": arm(6.0, 0)})
+    marked = {name: [cell.text for cell in cells if cell.best] for name, cells in distance.rows}
+    assert marked == {"Baseline": [], "Ours": ["5.0", "5.0"], "Medical diffusion": []}

@@ -3,6 +3,7 @@
 import pytest
 
 from auricle.report import words
+from auricle.study.results import CONTROL
 from auricle.study.statistics import Difference
 
 
@@ -20,6 +21,15 @@ def test_sentences_are_as_plain_for_a_loss_as_for_a_gain(difference: Difference,
     text = words.compared("ours", difference)
     assert said in text
     assert unsaid not in text
+
+
+def test_an_arm_may_be_compared_with_the_control() -> None:
+    text = words.compared("ours-plus", Difference(0.003, -0.001, 0.007, 20), CONTROL)
+    assert text.startswith("Ours-plus is 0.3 Dice points above the varied baseline trained twice (95% confidence interval −0.1 to +0.7).")
+
+
+def test_what_rounds_to_zero_has_no_sign() -> None:
+    assert [words.number(v, 1) for v in (-0.04, 0.04, -0.06)] == ["0.0", "0.0", "−0.1"]
 
 
 def test_arms_that_look_equal_share_the_headline() -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from auricle.core.anatomy import KEYS
-from auricle.report.study_page import write_study
+from auricle.report import words
+from auricle.report.study_page import headroom_sheet, setting_sheets, write_study
 from auricle.study import results
 from auricle.study.results import COLUMNS, CONTROL, Contender, Setting
 
@@ -26,7 +27,8 @@ def table(tmp_path: Path) -> Path:
             for case in range(6):
                 for k, structure in enumerate(KEYS):
                     ratio = 3 if arm == "real-upper-bound" else 0
-                    writer.writerow(["r", arm, 4, ratio, "9", 0, f"c{case}", structure, round(dice + noise[case, k], 6), 5 - dice, dice, 1.0, 0])
+                    scores = [round(dice + noise[case, k], 6), 5 - dice, dice, 1.0, 0]
+                    writer.writerow(["r", arm, 4, ratio, "9", 0, f"c{case}", structure, *scores, f"p{case}"])
     return tmp_path / "study.csv"
 
 
@@ -71,3 +73,33 @@ def test_the_page_shows_them_where_the_control_was_run(table: Path, tmp_path: Pa
     less = "".join(line for line in table.read_text().splitlines(keepends=True) if f",{CONTROL}," not in line)
     (tmp_path / "less.csv").write_text(less)
     assert "beside Varied" not in write_study(tmp_path / "less.csv", tmp_path / "less").read_text(encoding="utf-8")
+
+
+def test_arms_of_fewer_seeds_say_so_and_are_never_the_best(table: Path) -> None:
+    """An unfinished study: means of other seeds stand beside each other, and the easier seeds would win."""
+    rows = list(csv.reader(table.read_text(encoding="utf-8").splitlines()))
+    again = [[*r[:5], "1", *r[6:8], str(round(float(r[8]) - 0.2, 6)), *r[9:]] for r in rows[1:] if r[1] in ("baseline", CONTROL)]
+    with table.open("w", encoding="utf-8", newline="") as handle:
+        csv.writer(handle, lineterminator="\n").writerows([*rows, *again])
+    found = results.read(table)
+    dice = setting_sheets(found, AT, {})[0]
+    names = {row[0]: i for i, row in enumerate(dice.rows)}
+    assert "Ours-plus, 1 of 2 seeds" in names
+    assert {i for i, _ in dice.bold} == {names["Varied baseline, trained twice"]}
+    # Headroom and both means are of the one seed that both have.
+    (headroom,) = headroom_sheet(found).rows
+    assert headroom[3:5] == [words.number(found[AT][Contender(a, r)].on([0]).mean("dice")) for a, r in (("baseline", 0.0), ("real-upper-bound", 3.0))]
+    assert headroom[5].startswith("+20.0")
+
+
+@pytest.mark.parametrize(("seeds", "starred"), [(4, False), (5, True)])
+def test_stars_need_five_seeds(table: Path, seeds: int, starred: bool) -> None:
+    rows = list(csv.reader(table.read_text(encoding="utf-8").splitlines()))
+    with table.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(rows[0])
+        for seed in range(seeds):
+            writer.writerows([*r[:5], str(seed), *r[6:]] for r in rows[1:])
+    gains = setting_sheets(results.read(table), AT, {})[1]
+    plus = next(row for row in gains.rows if row[0] == "Ours-plus")
+    assert plus[1] == "+13.0 (+13.0 to +13.0)" + ("*" if starred else "")

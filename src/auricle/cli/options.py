@@ -11,6 +11,7 @@ from auricle.recipes import RecipeName
 from auricle.stages.export import Format
 from auricle.stages.measure import MeasureStage
 from auricle.stages.segment import LabelFormat, Options
+from auricle.study.arms import DEFAULT_ARMS
 from auricle.study.plan import StudyConfig
 from auricle.training.loop import Hardware
 
@@ -62,7 +63,7 @@ class StudyOptions:
     """Folder of the study; the same command again resumes, and started several times at once its processes share the work."""
     recipe: RecipeName = "study"
     """study (64^3 voxels, two cores), or another recipe, whose cohort must hold enough training cases."""
-    arms: tuple[str, ...] = ("baseline", "medical-diffusion", "ours", "real-upper-bound")
+    arms: tuple[str, ...] = DEFAULT_ARMS
     """Arms to compare: those named, and MODULE:FUNCTION for one of your own."""
     labelled: tuple[str, ...] = ("8",)
     """Numbers of labeled training cases."""

@@ -16,6 +16,7 @@ from auricle.report.figures import Line, Panel, Theme
 from auricle.report.reading import RunFolder
 from auricle.report.slices import WINDOW_HU
 from auricle.report.summary import differences, generated_volumes, summarize, training_volumes
+from auricle.study.results import BASELINE, CONTROL
 from auricle.study.statistics import Difference, mean_dice
 
 SHOWN_CASES = 3
@@ -59,16 +60,16 @@ def _environment() -> Environment:
 
 
 def _content(run: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
-    found = differences(run)
+    found, controlled = differences(run), differences(run, CONTROL)
     training, generated = training_volumes(run), generated_volumes(run)
     both = bool(run.case_ids("train")) and run.generated is not None
     return {
         "recipe": run.run.get("recipe"), "source": _source(run), "structures": STRUCTURES, "window": WINDOW_HU,
-        "headline": words.headline(run.arms), "sentences": _sentences(found), "caution": _caution(run, found),
+        "headline": words.headline(run.arms), "sentences": _sentences(found, controlled), "caution": _caution(run, found),
         "tiles": words.tiles(summary),
         "arm_blocks": tables.arm_blocks(run.arms) if run.arms else [],
         "arm_descriptions": _arm_descriptions(run),
-        "difference_rows": tables.difference_rows(found),
+        "difference_tables": [(words.BESIDE[a], tables.difference_rows(d)) for a, d in ((BASELINE, found), (CONTROL, controlled)) if d],
         "pairs_figure": _pairs_figure(run), "case_noun": _case_noun(run),
         "volume_figure": _volume_figure(training, generated) if both else None,
         "volume_rows": tables.volume_rows(training, generated) if both else [],
@@ -93,9 +94,10 @@ def _case_noun(run: RunFolder) -> str:
     return {"virtual": "virtual patient", "real": "patient"}.get(_source(run), "case")
 
 
-def _sentences(found: dict[str, Difference]) -> list[str]:
-    """Ours first: that is the question of the run."""
-    return [words.compared(arm, found[arm]) for arm in sorted(found, key=lambda a: a != "ours")]
+def _sentences(found: dict[str, Difference], controlled: dict[str, Difference]) -> list[str]:
+    """Ours first: that is the question of the run. `controlled`: beside the arm that is trained as `ours-plus` is, without pairs."""
+    sentences = [words.compared(arm, found[arm]) for arm in sorted(found, key=lambda a: a != "ours")]
+    return sentences + [words.compared(arm, d, CONTROL) for arm, d in controlled.items() if arm == "ours-plus"]
 
 
 def _caution(run: RunFolder, found: dict[str, Difference]) -> str:

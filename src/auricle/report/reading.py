@@ -15,13 +15,13 @@ from auricle.core.files import read_json
 from auricle.core.runs import read_metrics
 from auricle.data.labels import read_label
 from auricle.data.nifti import read_nifti
+from auricle.study.arms import FEW_ARMS
 
 Image = NDArray[Any]
 Labels = NDArray[np.uint8]
 
-SINGLE_STAGES = ("cohort", "autoencoder", "refiner", "diffusion", "generate", "pretrain")
+SINGLE_STAGES = ("cohort", "autoencoder", "refiner", "diffusion", "generate", "pretrain", "varied", "first-varied", "first-real")
 ARM_STAGES = ("finetune", "evaluate")
-KNOWN_ARMS = ("baseline", "medical-diffusion", "ours")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class RunFolder:
         """Arms with a folder in `stage`, the known ones first."""
         folder = self.root / stage
         found = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")) if folder.is_dir() else []
-        return [a for a in KNOWN_ARMS if a in found] + [a for a in found if a not in KNOWN_ARMS]
+        return [a for a in FEW_ARMS if a in found] + [a for a in found if a not in FEW_ARMS]
 
     def config(self, stage: str) -> dict[str, Any]:
         """config.json of a stage; empty where there is none."""

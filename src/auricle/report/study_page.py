@@ -18,7 +18,8 @@ from auricle.study.statistics import Difference, mean_score
 
 ORDER = ("AO", "LAA", "LA", "LV", "MYO", "PA", "RA", "RV")
 """Structures as the paper's table has them."""
-SIGNIFICANT = 0.05
+SIGNIFICANT, LEAST_SEEDS = 0.05, 5
+"""A gain is starred below this p, on at least so many seeds: intervals of fewer are too narrow."""
 Form = Literal["markdown", "latex", "html"]
 
 
@@ -60,11 +61,12 @@ def write_study(table: Path, out: Path, studies: Sequence[Path] = ()) -> Path:
 
 
 NOTES = """Dice of the test cases, mean over seeds and cases; after ± the SD over seeds of the mean. Gains are in Dice points (hundredths) beside the
-baseline of the same setting, on the same seeds and cases, with a 95% interval from resampling both; \\* marks p < 0.05 of Wilcoxon's signed ranks
-over cases, corrected by Holm's method over the eight structures, where the interval leaves out zero too. Intervals of fewer than five seeds are too
-narrow, and those of one seed speak of cases alone. A structure that was missed has Dice 0 and, in gains of HD95, the largest
-distance that any arm shows. P(better) is the probability that the arm has the higher Dice in the same case and seed. The headroom is the gain of
-the real upper bound (as many other labeled cases in the place of generated pairs), the largest where there are several."""
+baseline of the same setting, on the same seeds and cases, with a 95% interval from resampling both; \\* marks p < 0.05 of Wilcoxon's signed
+ranks over patients, corrected by Holm's method over the eight structures, where at least five seeds were run and the interval leaves out zero
+too. Intervals of fewer than five seeds are too narrow, and those of one seed speak of cases alone. A structure that was missed has Dice 0 and,
+in gains of HD95, the largest distance that any arm shows. P(better) is the probability that the arm has the higher Dice in the same case and
+seed. The headroom is the gain of the real upper bound (as many other labeled cases in the place of generated pairs), the largest where there
+are several."""
 
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}
@@ -108,7 +110,8 @@ def _timing_sheet(title: str, arms: dict[Contender, Scores], timings: Mapping[st
         value = float(mean_score(scores.tables["dice"][:, places])[0]) if places else math.nan
         return words.number(value if math.isfinite(value) else None)
 
-    rows = [[words.contender(contender), *(mean(scores, t) for t in shown)] for contender, scores in arms.items()]
+    names = _names(arms)
+    rows = [[names[contender], *(mean(scores, t) for t in shown)] for contender, scores in arms.items()]
     return Sheet(title, ["Arm", *(f"{t} ({counts[t]})" for t in shown)], rows)
 
 
@@ -119,44 +122,53 @@ def headroom_sheet(found: Results) -> Sheet:
         for contender, gain in results.gains(found, setting).items():
             if contender.arm == BOUND and gain.overall is not None:
                 base, bound = found[setting][Contender(BASELINE, 0.0)], found[setting][contender]
+                base, bound = base.on(bound.seeds), bound.on(base.seeds)
                 rows.append([str(setting.labelled), words.budget(setting.budget), f"{contender.ratio:g}", words.number(base.mean("dice")),
                              words.number(bound.mean("dice")), interval(gain.overall), _points(gain.structures.get("LAA"))])  # fmt: skip
     header = ["Labeled cases", "Budget", "Other cases for each", "Baseline", "Real upper bound", "Headroom, Dice points", "LAA"]
     return Sheet("Headroom", header, rows)
 
 
+def _names(arms: Mapping[Contender, Scores]) -> dict[Contender, str]:
+    """The arms as shown; those that have not been run on all seeds of the others say so."""
+    seeds = set().union(*(s.seeds for s in arms.values()))
+    return {c: words.contender(c) + ("" if set(s.seeds) == seeds else f", {len(s.seeds)} of {len(seeds)} seeds") for c, s in arms.items()}
+
+
 def _dice_sheet(title: str, arms: dict[Contender, Scores]) -> Sheet:
+    """Means of each arm; the best ones are bold among the arms that have been run on every seed."""
     rows: list[list[str]] = []
+    names = _names(arms)
     columns: list[list[float]] = []
     for contender, scores in arms.items():
         means = scores.by_structure("dice")
         sd = scores.seed_sd("dice")
-        rows.append([words.contender(contender), words.number(scores.mean("dice")) + (f" ± {words.number(sd)}" if sd is not None else ""),
+        rows.append([names[contender], words.number(scores.mean("dice")) + (f" ± {words.number(sd)}" if sd is not None else ""),
                      *(words.number(means[k]) for k in ORDER)])  # fmt: skip
         columns.append([scores.mean("dice") or 0.0, *(-1.0 if (value := means[k]) is None else value for k in ORDER)])
-    competing = [i for i, c in enumerate(arms) if c.arm not in NO_COMPETITORS]
+    competing = [i for i, c in enumerate(arms) if c.arm not in NO_COMPETITORS and names[c] == words.contender(c)]
     bold = {(max((columns[i][j], -i) for i in competing)[1], j) for j in range(len(ORDER) + 1)} if len(competing) > 1 else set()
     return Sheet(title, ["Arm", "Mean", *ORDER], rows, frozenset((-i, j + 1) for i, j in bold))
 
 
 def _gain_sheet(title: str, gains: dict[Contender, Gain], arms: dict[Contender, Scores], headroom: bool = True) -> Sheet:
-    rows = []
+    rows, names = [], _names(arms)
     for contender in arms:
         if contender in gains:
             gain = gains[contender]
             share = words.NONE if gain.share_of_headroom is None else words.percent(gain.share_of_headroom, 0)
             better = gain.overall.superiority if gain.overall else None
             parts = (_points(gain.structures[k]) for k in ORDER)
-            rows.append([words.contender(contender), interval(gain.overall), *([share] if headroom else []), words.number(better, 2), *parts])
+            rows.append([names[contender], interval(gain.overall), *([share] if headroom else []), words.number(better, 2), *parts])
     return Sheet(title, ["Arm", "Mean (95% interval)", *(["Share of headroom"] if headroom else []), "P(better)", *ORDER], rows)
 
 
 def _other_sheet(title: str, arms: dict[Contender, Scores], gains: dict[str, dict[Contender, Gain]]) -> Sheet:
-    rows = []
+    rows, names = [], _names(arms)
     for contender, scores in arms.items():
         near = gains["hd95_mm"].get(contender)
         rows.append([
-            words.contender(contender), words.number(scores.mean("hd95_mm"), 2), interval(near.overall if near else None, 1.0, 2),
+            names[contender], words.number(scores.mean("hd95_mm"), 2), interval(near.overall if near else None, 1.0, 2),
             words.number(scores.mean("nsd")), interval(gains["nsd"][contender].overall, 100.0) if contender in gains["nsd"] else words.NONE,
             words.number(scores.mean("volume_error_ml"), 1), str(int(scores.missed.sum())),
         ])  # fmt: skip
@@ -186,7 +198,8 @@ def _points(difference: Difference | None) -> str:
 
 def _star(difference: Difference) -> str:
     # The test sees cases alone; where trainings differ by chance the interval crosses zero, and nothing is claimed.
-    return "*" if difference.p is not None and difference.p < SIGNIFICANT and difference.settled else ""
+    proven = difference.p is not None and difference.p < SIGNIFICANT and difference.settled
+    return "*" if proven and difference.seeds >= LEAST_SEEDS else ""
 
 
 def _signed(value: float, digits: int) -> str:

@@ -6,11 +6,11 @@ import numpy as np
 
 from auricle.core.anatomy import KEYS, STRUCTURES
 from auricle.report.reading import RunFolder
+from auricle.study.results import BASELINE
 from auricle.study.statistics import Difference, paired_difference
 
 ARM_FIELDS = ("dice", "hd95_mm", "nsd", "missed", "cases")
 AUTOENCODER_FIELDS = ("label_dice", "image_rmse_hu", "impossible_boundary_share", "speck_share")
-BASELINE = "baseline"
 
 
 def summarize(run: RunFolder, peak_gib: float | None = None) -> dict[str, Any]:
@@ -66,10 +66,11 @@ def volume_ratio(training: dict[str, list[float]], generated: dict[str, list[flo
     return ratio
 
 
-def differences(run: RunFolder) -> dict[str, Difference]:
-    """Every other arm's difference to the baseline in mean Dice; empty without a baseline."""
-    if BASELINE not in run.arms:
+def differences(run: RunFolder, beside: str = BASELINE) -> dict[str, Difference]:
+    """Each arm's difference to the arm `beside` in mean Dice, that of the baseline left out; empty where there is no such arm."""
+    if beside not in run.arms:
         return {}
-    base = run.dice_by_case(BASELINE)
-    found = {arm: paired_difference(run.dice_by_case(arm), base) for arm in run.arms if arm != BASELINE}
+    base = run.dice_by_case(beside)
+    patients = {c["id"]: c["patient"] for c in (run.cohort or {}).get("cases", []) if "patient" in c}
+    found = {arm: paired_difference(run.dice_by_case(arm), base, patients) for arm in run.arms if arm not in (BASELINE, beside)}
     return {arm: difference for arm, difference in found.items() if difference is not None}

@@ -1,7 +1,9 @@
 """The report's tables as rows of text; the template gives them their markup."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,29 +32,39 @@ class Block:
 
 
 def arm_blocks(arms: dict[str, dict[str, Any]]) -> list[Block]:
-    """Dice, HD95 and misses of every arm; columns are the mean (or sum) and the structures. The best of each column is marked."""
+    """Dice, HD95 and misses of every arm; columns are the mean (or sum) and the structures. The best of each column is marked.
+
+    A miss has no HD95, so that only arms with the fewest misses can be the best there.
+    """
     columns = ("mean", *KEYS)
     misses = {arm: {k: v for k, v in s.get("missed", {}).items() if v is not None} for arm, s in arms.items()}
     totals = {arm: {"mean": sum(counts.values()), **counts} for arm, counts in misses.items()}
+    least = {c: min((t[c] for t in totals.values() if c in t), default=0) for c in columns}
+    barred = {arm: {c for c in columns if t.get(c, 0) > least[c]} for arm, t in totals.items()}
     return [
         Block("Dice (higher is better)", _rows({a: s.get("dice", {}) for a, s in arms.items()}, columns, 3, max)),
-        Block("HD95 in mm (lower is better)", _rows({a: s.get("hd95_mm", {}) for a, s in arms.items()}, columns, 1, min)),
+        Block("HD95 in mm (lower is better)", _rows({a: s.get("hd95_mm", {}) for a, s in arms.items()}, columns, 1, min, barred)),
         Block("Missed structures: total, and cases each (lower is better)", _rows(totals, columns, 0, min)),
     ]
 
 
-def _rows(values: dict[str, dict[str, Any]], columns: tuple[str, ...], digits: int, better: Any) -> list[tuple[str, list[Cell]]]:
+def _rows(
+    values: dict[str, dict[str, Any]], columns: tuple[str, ...], digits: int, better: Any, barred: Mapping[str, set[str]] = MappingProxyType({})
+) -> list[tuple[str, list[Cell]]]:  # fmt: skip
+    """The arms' values; `barred` are the columns in which an arm cannot be the best."""
     best: dict[str, float] = {}
     for column in columns:
-        known = [round(float(v[column]), digits) for v in values.values() if v.get(column) is not None]
+        known = {arm: round(float(v[column]), digits) for arm, v in values.items() if v.get(column) is not None}
+        competing = [value for arm, value in known.items() if column not in barred.get(arm, ())]
         # A mark says something only where arms differ.
-        if len(set(known)) > 1:
-            best[column] = better(known)
+        if len(set(known.values())) > 1 and competing:
+            best[column] = better(competing)
 
-    def cell(value: Any, column: str) -> Cell:
-        return Cell(words.number(value, digits), value is not None and round(float(value), digits) == best.get(column))
+    def cell(arm: str, value: Any, column: str) -> Cell:
+        wins = value is not None and round(float(value), digits) == best.get(column) and column not in barred.get(arm, ())
+        return Cell(words.number(value, digits), wins)
 
-    return [(words.arm_name(arm), [cell(v.get(c), c) for c in columns]) for arm, v in values.items()]
+    return [(words.arm_name(arm), [cell(arm, v.get(c), c) for c in columns]) for arm, v in values.items()]
 
 
 def difference_rows(found: dict[str, Difference]) -> list[tuple[str, str, str, int]]:

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from auricle.report.summary import BASELINE
-from auricle.study.results import Contender, Setting
+from auricle.study.results import BASELINE, CONTROL, Contender, Setting
 from auricle.study.statistics import Difference
 
 NONE = "n/a"
@@ -15,6 +14,8 @@ NAMES = {
     "varied-baseline": "Varied baseline", "longer-baseline": "Varied baseline, trained twice",
     "decoded-upper-bound": "Decoded upper bound", "real-upper-bound": "Real upper bound",
 }  # fmt: skip
+BESIDE = {BASELINE: "the baseline", CONTROL: "the varied baseline trained twice"}
+"""Arms that others are compared with, within a sentence."""
 
 
 def arm_name(arm: str) -> str:
@@ -38,8 +39,8 @@ def setting(of: Setting) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with a true minus sign; what does not exist is ``n/a``."""
-    return NONE if value is None else f"{value:.{digits}f}".replace("-", "−")
+    """A number with a true minus sign, none before what rounds to zero; what does not exist is ``n/a``."""
+    return NONE if value is None else f"{value:z.{digits}f}".replace("-", "−")
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -97,13 +98,13 @@ def headline(arms: Mapping[str, Mapping[str, Any]]) -> str:
     return f"{arm_name(best[0])} has the highest mean Dice: {value} on {count}."
 
 
-def compared(arm: str, difference: Difference) -> str:
-    """How an arm compares with the baseline, good or bad."""
+def compared(arm: str, difference: Difference, beside: str = BASELINE) -> str:
+    """How an arm compares with the baseline, or another of `BESIDE`, good or bad."""
     name, text = arm_name(arm), points(difference.value, signed=False)
     if float(text) == 0:
-        verdict = f"{name} and the baseline are equal to within 0.1 Dice points"
+        verdict = f"{name} and {BESIDE[beside]} are equal to within 0.1 Dice points"
     else:
-        verdict = f"{name} is {text} Dice points {'above' if difference.value > 0 else 'below'} the baseline"
+        verdict = f"{name} is {text} Dice points {'above' if difference.value > 0 else 'below'} {BESIDE[beside]}"
     if difference.low is None:
         return f"{verdict}; a single test case allows no confidence interval."
     verdict += f" (95% confidence interval {points(difference.low)} to {points(difference.high)})."

@@ -20,7 +20,7 @@ from auricle.metrics.surface import surface_scores
 from auricle.stages import finetune
 from auricle.stages.pairs import cohort_pairs
 
-COLUMNS = ("case", "structure", "dice", "hd95_mm", "nsd", "volume_error_ml", "missed")
+COLUMNS = ("case", "structure", "dice", "hd95_mm", "nsd", "volume_error_ml", "missed", "patient")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ def run(config: EvaluateStage, out: Path) -> Path:
         prediction = finetune.predict(model.network, image, model.window).numpy()
         item = pairs.items[i]
         write_nifti(out / "predictions" / f"{item.id}.nii.gz", prediction, item.affine, dtype=np.uint8)
-        rows += score(item.id, prediction, label[0].numpy(), pairs.grid.spacing, config.tolerance_mm)
+        scores = score(item.id, prediction, label[0].numpy(), pairs.grid.spacing, config.tolerance_mm)
+        rows += [{**row, "patient": item.patient} for row in scores]
     write_rows(out / "cases.csv", rows)
     write_json(out / "summary.json", summarize(rows))
     this.finish(cases=len(pairs))
@@ -63,7 +64,7 @@ def run(config: EvaluateStage, out: Path) -> Path:
 def score(
     case: str, prediction: Any, reference: Any, spacing: tuple[float, float, float], tolerance_mm: float
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """One row a structure with the columns of ``cases.csv``; None is a value that does not exist."""
+    """One row a structure with the columns of ``cases.csv`` but the patient; None is a value that does not exist."""
     dice = overlap.dice(prediction, reference)
     surfaces = surface_scores(prediction, reference, spacing, tolerance_mm)
     voxel_ml = float(np.prod(spacing)) / 1000.0

@@ -6,6 +6,7 @@ network trained on it can have seen. Files are hard links where the disk allows 
 
 import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,24 @@ def choose(cases: list[dict[str, Any]], config: FoldStage) -> dict[str, str]:
             f"{config.cohort}: the study needs {config.first + config.count} training patients, the cohort has {len(patients)}: "
             "lower --labelled or --ratio, or take more patients"
         )
-    order = [patients[i] for i in numpy_generator(config.seed, "fold").permutation(len(patients))]
-    chosen = order[config.first : config.first + config.count]
+    chosen = _order(patients, config.seed)[config.first : config.first + config.count]
     held = max(1, round(HELD_OUT_SHARE * len(chosen))) if config.hold_out else 0
     return {p: "validation" if i < held else "train" for i, p in enumerate(chosen)}
+
+
+def patients_for(cases: list[dict[str, Any]], scans: int, first: int, seed: int) -> int:
+    """How many patients from place `first` of the order have at least so many scans; more than there are where too few do."""
+    counts = Counter(c["patient"] for c in cases if c["split"] == "train")
+    found = 0
+    for taken, patient in enumerate(_order(sorted(counts), seed)[first:], 1):
+        found += counts[patient]
+        if found >= scans:
+            return taken
+    return len(counts) - first + scans - found
+
+
+def _order(patients: list[str], seed: int) -> list[str]:
+    return [patients[i] for i in numpy_generator(seed, "fold").permutation(len(patients))]
 
 
 def _link(source: Path, target: Path) -> None:

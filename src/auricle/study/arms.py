@@ -19,7 +19,7 @@ _NOWHERE = Path()
 
 @dataclass(frozen=True)
 class Shared:
-    """What every arm has at hand; what stands below `pretrained` in a study alone."""
+    """What every arm has at hand; a single run has no more than `ARMS` or `FEW_ARMS` take."""
 
     finetune: FinetuneStage
     """Network, augmentation, budget, ratio and cohort, the same in all arms."""
@@ -117,14 +117,15 @@ def first_on_cases(stage: FinetuneStage, fit: FitConfig) -> FinetuneStage:
 
 ARMS: dict[str, Arm] = {"baseline": baseline, "medical-diffusion": medical_diffusion, "ours": ours}
 """Name of each arm of a single run, as in tables and folders."""
-FEW_ARMS: dict[str, Arm] = {**ARMS, "ours-plus": ours_plus}
+FEW_ARMS: dict[str, Arm] = {**ARMS, "longer-baseline": longer_baseline, "ours-plus": ours_plus}
 """Arms of a single run on few cases of the user's own."""
 STUDY_ARMS: dict[str, Arm] = {
     **FEW_ARMS, "real-upper-bound": real_upper_bound, "decoded-upper-bound": decoded_upper_bound, "generated-only": generated_only,
     "real-pretraining": real_pretraining, "both-pretraining": both_pretraining, "varied-baseline": varied_baseline,
-    "longer-baseline": longer_baseline,
 }  # fmt: skip
 """Arms of a study."""
+DEFAULT_ARMS = (*FEW_ARMS, "real-upper-bound")
+"""Arms of a study that names none."""
 
 
 def find_arm(name: str) -> Arm:

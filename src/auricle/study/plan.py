@@ -30,7 +30,7 @@ from auricle.stages.generate import GenerateStage
 from auricle.stages.pretrain import PretrainStage
 from auricle.stages.refiner import RefinerStage
 from auricle.stages.round_trip import RoundTripStage
-from auricle.study.arms import Shared, find_arm, first_on_cases, first_on_pairs
+from auricle.study.arms import DEFAULT_ARMS, Shared, find_arm, first_on_cases, first_on_pairs
 from auricle.training.loop import FitConfig, Hardware
 
 EARLY = "early"
@@ -77,7 +77,7 @@ class Step:
 class StudyConfig:
     """Which arms are compared, on how many labeled cases, how often."""
 
-    arms: tuple[str, ...] = ("baseline", "medical-diffusion", "ours", "real-upper-bound")
+    arms: tuple[str, ...] = DEFAULT_ARMS
     """Names of `auricle.study.arms`, or MODULE:FUNCTION for one of your own."""
     labelled: tuple[int, ...] = (8,)
     """Labeled training cases of a fold; one of them (a tenth, at least one) is held out for early stopping."""
@@ -157,7 +157,8 @@ def _plan_fold(
     scans = sum(c["patient"] in own for c in cases)
     count = round(max(config.ratio) * scans)
     stage = replace(recipe.finetune, cohort=folder / "cohort", hold_out="validation", **common)
-    resources = _resources(recipe, folder, whole, labelled, count, common, stage, max(config.ratio))
+    others = fold.patients_for(cases, count, labelled, common["seed"])
+    resources = _resources(recipe, folder, whole, labelled, count, others, common, stage, max(config.ratio))
     at = _folders(folder, count)
     shared = Shared(
         stage, generated=at["generate"], pretrained=at["pretrain"], extra=at["extra"], decoded=at["decoded"], pretrained_real=at["pretrain-real"],
@@ -188,6 +189,8 @@ def _plan_fold(
             arms.append(Step(f"evaluate {folder.name} {label}", evaluate.run, EvaluateStage(folder / "cohort", model), trained[key]))
         cells[Cell(name, labelled, mixed, budget, seed, trained[key])] = None
     needed = _needed(resources, arms)
+    if at["pretrain-real"] in needed and list(own.values()).count("train") < 2:
+        raise InputError(f"--labelled {labelled}: pre-training on labeled images holds out one of those that train, so at least 3 are needed")
     for step in resources:
         if step.out in needed and isinstance(step.config, FoldStage):
             # Too few training cases are said before anything runs.
@@ -224,9 +227,11 @@ def _folders(folder: Path, count: int) -> dict[str, Path]:
 
 
 def _resources(
-    recipe: Recipe, folder: Path, whole: Path, labelled: int, count: int, common: dict[str, Any], stage: FinetuneStage, ratio: float
+    recipe: Recipe, folder: Path, whole: Path, labelled: int, count: int, others: int, common: dict[str, Any], stage: FinetuneStage, ratio: float
 ) -> list[Step]:  # fmt: skip
-    """The stages that arms of a fold can ask for, in order; `count` pairs are generated, `ratio` for each labeled case."""
+    """The stages that arms of a fold can ask for, in order; `count` pairs are generated, `ratio` for each labeled case, and `others` are the
+    patients who have as many scans.
+    """
     at = _folders(folder, count)
     learning = replace(recipe.pretrain, generated=None, cohort=at["cohort"], **common)
     first = first_fit(recipe, labelled)
@@ -244,12 +249,12 @@ def _resources(
         Step(f"refiner {folder.name}", refiner.run, replace(recipe.refiner, autoencoder=at["autoencoder"], **own), at["refiner"])]  # fmt: skip
     return [
         *steps,
-        Step(f"extra {folder.name}", fold.run, FoldStage(whole, count, first=labelled, hold_out=False, seed=common["seed"]), at["extra"]),
+        Step(f"extra {folder.name}", fold.run, FoldStage(whole, others, first=labelled, hold_out=False, seed=common["seed"]), at["extra"]),
         Step(f"autoencoder {folder.name}", autoencoder.run, replace(recipe.autoencoder, **own), at["autoencoder"]),
         *refining,
         Step(f"diffusion {folder.name}", diffusion.run, replace(recipe.diffusion, autoencoder=at["autoencoder"], **own), at["diffusion"]),
         Step(f"generate {folder.name}", generate.run, made, at["generate"]),
-        Step(f"vary {folder.name}", generate.run, replace(made, variation=recipe.variation), at["varied"]),
+        Step(f"vary {folder.name}", generate.run, replace(made, variation=recipe.variation, fit_volumes=False), at["varied"]),
         Step(f"decoded {folder.name}", round_trip.run, RoundTripStage(at["extra"], at["autoencoder"]), at["decoded"]),
         Step(f"pretrain {folder.name}", pretrain.run, replace(learning, generated=at["generate"], cohort=None), at["pretrain"]),
         Step(f"pretrain {folder.name} both", pretrain.run, replace(learning, generated=at["generate"]), at["pretrain-both"]),

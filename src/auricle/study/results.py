@@ -1,6 +1,8 @@
 """A study's results: one tidy table, and what it says about each arm beside the baseline.
 
-    study.csv   recipe, arm, labelled, ratio, budget, seed, case, structure, dice, hd95_mm, nsd, volume_error_ml, missed
+    study.csv   recipe, arm, labelled, ratio, budget, seed, case, structure, dice, hd95_mm, nsd, volume_error_ml, missed, patient
+
+Tables of before had no column for the patient: there every case is one of its own.
 """
 
 import csv
@@ -21,7 +23,7 @@ from auricle.study.plan import Cell
 from auricle.study.statistics import Difference, Table, compare, holm, mean_score
 
 MEASURES = ("dice", "hd95_mm", "nsd", "volume_error_ml")
-COLUMNS = ("recipe", "arm", "labelled", "ratio", "budget", "seed", "case", "structure", *MEASURES, "missed")
+COLUMNS = ("recipe", "arm", "labelled", "ratio", "budget", "seed", "case", "structure", *MEASURES, "missed", "patient")
 _KEYS = COLUMNS.index("structure") + 1
 """Columns that say which value a row holds."""
 BASELINE, BOUND = "baseline", "real-upper-bound"
@@ -58,6 +60,14 @@ class Scores:
     cases: tuple[str, ...]
     tables: Mapping[str, Table]
     missed: NDArray[np.bool_]
+    patients: Mapping[str, str]
+    """Of each case."""
+
+    def on(self, seeds: Iterable[int]) -> "Scores":
+        """The same of those of its `seeds` alone."""
+        places = [self.seeds.index(s) for s in sorted(set(self.seeds) & set(seeds))]
+        tables = {m: t[places] for m, t in self.tables.items()}
+        return replace(self, seeds=tuple(self.seeds[i] for i in places), tables=tables, missed=self.missed[places])
 
     def mean(self, measure: str) -> float | None:
         """Mean over structures of the mean over seeds and cases; a miss has no HD95, and None is left where all are missed."""
@@ -93,7 +103,7 @@ def collect(cells: Iterable[Cell], recipe: str, target: Path) -> Path:
         with path.open(encoding="utf-8", newline="") as handle:
             for row in csv.DictReader(handle):
                 known = [recipe, cell.arm, cell.labelled, f"{cell.ratio:g}", cell.budget, cell.seed]
-                writer.writerow([*known, *(row[k] for k in COLUMNS[len(known):])])
+                writer.writerow([*known, *(row[k] for k in COLUMNS[len(known):-1]), row.get("patient") or row["case"]])
     write_text(target, text.getvalue())
     return target
 
@@ -133,9 +143,9 @@ def _rows(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(encoding="utf-8", newline="") as handle:
             reader = csv.DictReader(handle)
-            if reader.fieldnames is None or set(COLUMNS) - set(reader.fieldnames):
+            if reader.fieldnames is None or set(COLUMNS[:-1]) - set(reader.fieldnames):
                 raise InputError(f"{path} is not a study's table: its columns are {', '.join(reader.fieldnames or [])}")
-            return list(reader)
+            return [{**row, "patient": row.get("patient") or row["case"]} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
 
@@ -168,7 +178,7 @@ def _scores(rows: Sequence[Mapping[str, str]]) -> Scores:
         for measure in MEASURES:
             if r[measure] != "":
                 tables[measure][at] = abs(float(r[measure])) if measure == "volume_error_ml" else float(r[measure])
-    return Scores(seeds, cases, tables, missed)
+    return Scores(seeds, cases, tables, missed, {r["case"]: r["patient"] for r in rows})
 
 
 @dataclass(frozen=True)
@@ -200,8 +210,8 @@ def _share(gain: Gain, scores: Scores, bounds: Sequence[Scores], base: Scores) -
     """The gain as a share of the largest one of `bounds`, on the seeds and cases of that very gain."""
     headroom = 0.0
     for bound in bounds:
-        best, least, _ = _common("dice", None, bound, base, scores)
-        difference = compare(best, least)
+        patients, (best, least, _) = _common("dice", None, bound, base, scores)
+        difference = compare(best, least, patients)
         headroom = max(headroom, difference.value if difference is not None else 0.0)
     return gain.overall.value / headroom if headroom > 0 and gain.overall is not None else None
 
@@ -213,21 +223,21 @@ def _worst(arms: Iterable[Scores]) -> float:
 
 
 def _gain(scores: Scores, base: Scores, measure: str, worst: float | None) -> Gain:
-    ours, theirs = _common(measure, worst, scores, base)
-    single = {k: compare(ours[:, :, i : i + 1], theirs[:, :, i : i + 1]) for i, k in enumerate(KEYS)}
+    patients, (ours, theirs) = _common(measure, worst, scores, base)
+    single = {k: compare(ours[:, :, i : i + 1], theirs[:, :, i : i + 1], patients) for i, k in enumerate(KEYS)}
     corrected = dict(zip(single, holm([None if d is None else d.p for d in single.values()]), strict=True))
-    return Gain(compare(ours, theirs), {k: None if d is None else _with_p(d, corrected[k]) for k, d in single.items()})
+    return Gain(compare(ours, theirs, patients), {k: None if d is None else _with_p(d, corrected[k]) for k, d in single.items()})
 
 
-def _common(measure: str, worst: float | None, *scores: Scores) -> list[Table]:
-    """The tables of a measure on the seeds and cases that all have; a miss counts as `worst` where that is given."""
+def _common(measure: str, worst: float | None, *scores: Scores) -> tuple[list[str], list[Table]]:
+    """The cases' patients and the tables of a measure on the seeds and cases that all have; a miss counts as `worst` where that is given."""
     seeds, cases = (sorted(set.intersection(*(set(getattr(s, name)) for s in scores))) for name in ("seeds", "cases"))
 
     def part(s: Scores) -> Table:
         table = s.tables[measure] if worst is None else np.where(s.missed, worst, s.tables[measure])
         return table[np.ix_([s.seeds.index(v) for v in seeds], [s.cases.index(c) for c in cases], range(len(KEYS)))]
 
-    return [part(s) for s in scores]
+    return [scores[0].patients[c] for c in cases], [part(s) for s in scores]
 
 
 def _with_p(difference: Difference, p: float | None) -> Difference:

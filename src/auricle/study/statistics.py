@@ -1,8 +1,8 @@
 """How far apart two arms are on the same test cases, and how sure that is.
 
-A study crosses seeds (another draw of labeled cases, another initialization) with test cases. Confidence intervals resample both (the pigeonhole
-bootstrap of Owen 2007), so that they hold for new patients and for new trainings. Tests are Wilcoxon's signed ranks over cases, each case
-averaged over seeds, with Holm's correction over the structures.
+A study crosses seeds (another draw of labeled cases, another initialization) with test cases. Confidence intervals resample seeds and patients, each
+with all its cases (the pigeonhole bootstrap of Owen 2007), so that they hold for new patients and for new trainings. Tests are Wilcoxon's signed
+ranks over patients, each averaged over seeds and its cases, with Holm's correction over the structures.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,12 @@ class Difference:
 
     value: float
     low: float | None
-    """Lower end of the 95% confidence interval; None for fewer than two cases."""
+    """Lower end of the 95% confidence interval; None for fewer than two patients."""
     high: float | None
     cases: int
     seeds: int = 1
     p: float | None = None
-    """Two-sided Wilcoxon signed-rank test, corrected where several were made; None for too few cases."""
+    """Two-sided Wilcoxon signed-rank test, corrected where several were made; None for too few patients."""
     superiority: float | None = None
     """Probability that the arm has the higher value in the same case and seed; ties count half."""
 
@@ -51,12 +51,15 @@ def mean_score(table: Table, weights: NDArray[np.float64] | None = None) -> NDAr
     return result
 
 
-def compare(arm: Table, baseline: Table, draws: int = 2000, seed: int = 0) -> Difference | None:
+def compare(
+    arm: Table, baseline: Table, patients: Sequence[str] | None = None, draws: int = 2000, seed: int = 0
+) -> Difference | None:  # fmt: skip
     """The difference of `mean_score` between two arms, seed by seed and case by case.
 
     Args:
         arm: (seeds, cases, structures); the same seeds and cases in the same order as in `baseline`.
         baseline: likewise.
+        patients: of each case; None where every case is a patient of its own.
         draws: bootstrap samples.
         seed: of the bootstrap.
 
@@ -69,17 +72,21 @@ def compare(arm: Table, baseline: Table, draws: int = 2000, seed: int = 0) -> Di
     used = both.any(axis=(0, 2))
     arm, baseline = arm[:, used], baseline[:, used]
     seeds, cases = arm.shape[:2]
+    named = [str(i) for i in range(cases)] if patients is None else [patients[int(i)] for i in np.flatnonzero(used)]
+    places = {patient: i for i, patient in enumerate(dict.fromkeys(named))}
+    owners = np.array([places[p] for p in named], int)
     if cases == 0:
         return None
     value = float((mean_score(arm) - mean_score(baseline))[0])
     low = high = None
-    if cases > 1:
-        spread = _spread(arm, baseline, draws, seed)
+    if len(places) > 1:
+        spread = _spread(arm, baseline, owners, draws, seed)
         low, high = (float(v) for v in np.nanpercentile(spread, [2.5, 97.5]))
     pairs = _mean_known(arm - baseline, axis=2)
     known = pairs[np.isfinite(pairs)]
     superiority = float(np.mean((known > 0) + 0.5 * (known == 0)))
-    return Difference(value, low, high, cases, seeds, signed_rank(_mean_known(pairs, axis=0)), superiority)
+    by_patient = np.stack([_mean_known(pairs[:, owners == i].reshape(-1), axis=0) for i in range(len(places))])
+    return Difference(value, low, high, cases, seeds, signed_rank(by_patient), superiority)
 
 
 def _mean_known(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
@@ -90,27 +97,27 @@ def _mean_known(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     return result
 
 
-def _spread(arm: Table, baseline: Table, draws: int, seed: int, at_once: int = 250) -> NDArray[np.float64]:
-    """Differences of bootstrap samples, each of which draws seeds and cases, the same ones for both arms."""
-    seeds, cases = arm.shape[:2]
+def _spread(arm: Table, baseline: Table, owners: NDArray[np.int_], draws: int, seed: int, at_once: int = 250) -> NDArray[np.float64]:
+    """Differences of bootstrap samples, each of which draws seeds and patients (`owners` of the cases), the same ones for both arms."""
+    seeds, patients = arm.shape[0], int(owners.max()) + 1
     rng = np.random.default_rng(seed)
     found = []
     for start in range(0, draws, at_once):
         number = min(at_once, draws - start)
         by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), number)
-        by_case = rng.multinomial(cases, np.full(cases, 1 / cases), number)
+        by_case = rng.multinomial(patients, np.full(patients, 1 / patients), number)[:, owners]
         weights = (by_seed[:, :, None] * by_case[:, None, :]).astype(float)
         found.append(mean_score(arm, weights) - mean_score(baseline, weights))
     return np.concatenate(found)
 
 
 def signed_rank(differences: NDArray[np.float64]) -> float | None:
-    """p of Wilcoxon's two-sided signed-rank test (1945), zeros ranked as by Pratt (1959); None for fewer than `LEAST_CASES`."""
+    """p of Wilcoxon's two-sided signed-rank test (1945), zeros ranked as by Pratt (1959), exact for few; None for fewer than `LEAST_CASES`."""
     known = differences[np.isfinite(differences)]
     if len(known) < LEAST_CASES:
         return None
     # Equal to the last digit is 1: nothing speaks for a difference.
-    return 1.0 if not known.any() else float(wilcoxon(known, zero_method="pratt", method="approx").pvalue)
+    return 1.0 if not known.any() else float(wilcoxon(known, zero_method="pratt", method="auto").pvalue)
 
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
@@ -125,13 +132,15 @@ def holm(values: Sequence[float | None]) -> list[float | None]:
 
 
 def paired_difference(
-    arm: Mapping[str, NDArray[np.float64]], baseline: Mapping[str, NDArray[np.float64]], draws: int = 2000
+    arm: Mapping[str, NDArray[np.float64]], baseline: Mapping[str, NDArray[np.float64]], patients: Mapping[str, str] | None = None,
+    draws: int = 2000,
 ) -> Difference | None:  # fmt: skip
-    """`compare` for one training each: case to its values of every structure. Cases that one of the two lacks are left out."""
+    """`compare` for one training each: case to its values of every structure, and perhaps to its patient. Cases that one lacks are left out."""
     shared = sorted(set(arm) & set(baseline))
     if not shared:
         return None
-    return compare(np.stack([arm[c] for c in shared])[None], np.stack([baseline[c] for c in shared])[None], draws)
+    owners = None if patients is None else [patients.get(c, c) for c in shared]
+    return compare(np.stack([arm[c] for c in shared])[None], np.stack([baseline[c] for c in shared])[None], owners, draws)
 
 
 def mean_dice(table: NDArray[np.float64]) -> float:
