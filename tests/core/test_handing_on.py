@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from auricle.core.checksums import SUMS, read_checksums, verify_checksums, write_checksums
-from auricle.core.errors import InputError
+from auricle.core.errors import Busy, InputError
 from auricle.core.files import atomic_folder
 
 KILLED = """
@@ -68,9 +68,11 @@ def test_what_another_process_made_meanwhile_is_kept(tmp_path: Path) -> None:
 def test_the_folder_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
     theirs = tmp_path / f".{os.getppid()}.out"
     theirs.mkdir()
-    with atomic_folder(tmp_path / "out"):
+    told = rf"out is being written by process {os.getppid()}: wait for it, or remove .*\.out"
+    with pytest.raises(Busy, match=told), atomic_folder(tmp_path / "out"):
         pass
     assert theirs.exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_any_change_is_found_and_named(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from auricle.core.errors import InputError
-from auricle.core.files import atomic_path, read_json, write_json
+from auricle.core.files import atomic_path, read_json, scratch_folder, write_json
 from auricle.core.runs import Run, finished, read_metrics
 from auricle.core.seeds import derive, epoch_order
 
@@ -60,6 +60,19 @@ input()
     assert (folder / "lock").read_text() == str(os.getpid())
     run.finish()
     assert not (folder / "lock").exists()
+
+
+def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    """A number that lives belongs to a process that may be writing; our own is one that an earlier container used."""
+    dead, alive, own = 2**22 + 7, os.getppid(), os.getpid()
+    for pid in (dead, alive, own):
+        (tmp_path / f".{pid}.last.safetensors").write_text("half")
+    (tmp_path / ".hidden").write_text("the user's")
+    Run(tmp_path, "generate", {}, {}).begin()
+    assert {p.name for p in tmp_path.glob(".*")} == {f".{alive}.last.safetensors", ".hidden"}
+    (tmp_path / f".{own}.out").mkdir()
+    with scratch_folder(tmp_path / "out") as temporary:
+        assert list(temporary.iterdir()) == []
 
 
 def test_metrics_rewind_and_survive_a_torn_line(tmp_path: Path) -> None:

@@ -162,6 +162,45 @@ def test_the_same_scan_twice_is_refused(tmp_path: Path, cases: list[Case]) -> No
         cohort.run(CohortConfig(FolderData(tmp_path / "raw"), **SHAPE), tmp_path / "cohort")
 
 
+def test_row_20_one_patient_id_in_two_splits_is_refused(tmp_path: Path, cases: list[Case], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two phases of one patient, as two folders of DICOM files; before anything is prepared."""
+    write_nnunet(tmp_path / "raw", cases, {"LV": 1, "MYO": 2})
+    config = CohortConfig(FolderData(tmp_path / "raw"), **SHAPE)
+    splits = split_patients(FolderCohort(config.data).patients, config.shares, config.seed)
+    a, b = cases[splits.index("train")].id, cases[splits.index("test")].id
+    ids = {c.id: c.id for c in cases}
+
+    def mark(path: Path) -> str | None:
+        return ids[path.name.removesuffix("_0000.nii.gz")]
+
+    monkeypatch.setattr("auricle.data.cohort.patient_mark", mark)
+    FolderCohort(config.data).check_patients(splits)
+    ids |= {a: "P", b: "P"}
+    with pytest.raises(InputError, match=r"\((train|test)\) and .* have the same PatientID: say in patients\.csv"):
+        cohort.run(config, tmp_path / "cohort")
+    assert not (tmp_path / "cohort").exists()
+    # What anonymization wrote everywhere is nobody; and a table knows better.
+    ids |= dict.fromkeys(ids, "ANON")
+    FolderCohort(config.data).check_patients(splits)
+    ids |= {c.id: c.id for c in cases} | {a: "P", b: "P"}
+    (tmp_path / "raw" / "patients.csv").write_text(f"id,patient\n{a},one\n{b},two\n")
+    FolderCohort(config.data).check_patients(splits)
+
+
+def test_more_processes_change_no_cohort(tmp_path: Path, cases: list[Case]) -> None:
+    """Out of memory, a cohort goes on with fewer."""
+    write_nnunet(tmp_path / "raw", cases, {"LV": 1, "MYO": 2})
+    config = CohortConfig(FolderData(tmp_path / "raw"), **SHAPE)
+    out = cohort.run(config, tmp_path / "cohort")
+    before = (out / "done.json").stat().st_mtime_ns
+    cohort.run(replace(config, workers=2), out)
+    assert (out / "done.json").stat().st_mtime_ns == before
+    for name in ("done.json", "cases.json", "records/case0.json"):
+        (out / name).unlink()
+    cohort.run(replace(config, workers=2), out)
+    assert (out / "done.json").exists()
+
+
 def test_too_few_cases_are_refused(tmp_path: Path, cases: list[Case]) -> None:
     write_nnunet(tmp_path / "raw", cases[:3], {"LV": 1})
     with pytest.raises(InputError, match="3 cases with a label map; at least 4"):

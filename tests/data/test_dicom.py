@@ -216,6 +216,56 @@ def test_a_slice_that_is_cut_off_is_not_passed_over(tmp_path: Path) -> None:
     assert read_dicom(tmp_path)[0].shape == (5, 4, 5)
 
 
+@pytest.mark.parametrize("name", ["IM{:06d}", "1.2.840.99.{}"])
+@pytest.mark.parametrize("content", [b"", b"\0" * 400])
+def test_a_damaged_slice_without_an_ending_is_not_passed_over(tmp_path: Path, name: str, content: bytes) -> None:
+    """Archives name files so; the first or the last slice, missing, shows nowhere else."""
+    for n in range(6):
+        dataset(n).save_as(tmp_path / name.format(100 + n))
+    (tmp_path / "VERSION").write_bytes(content)
+    assert read_dicom(tmp_path)[0].shape == (5, 4, 6)
+    (tmp_path / name.format(105)).write_bytes(content)
+    with pytest.raises(InputError, match=rf"105: has the name of a DICOM file but is none \({len(content)} bytes\)"):
+        read_dicom(tmp_path)
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"ImagePositionPatient": None}, "has no position, which other images"), ({"RescaleIntercept": None}, "has no RescaleIntercept, which other"),
+    ({"NumberOfFrames": 2, "PixelData": bytes(80)}, "holds 2 frames and does not say where"),
+])  # fmt: skip
+def test_a_slice_that_says_less_than_the_others_is_refused(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=rf"a\.dcm: {message}"):
+        read_dicom(series(tmp_path, change=lambda n: fields if n == 5 else {}))
+
+
+@pytest.mark.parametrize("ending", [".dcm", ""])
+def test_files_without_a_header_are_called_so(tmp_path: Path, ending: str) -> None:
+    for n in range(3):
+        (tmp_path / f"{n}{ending}").write_bytes(bytes.fromhex("080005004353") + bytes(300))
+    with pytest.raises(InputError, match=r"lacks? the DICOM file header"):
+        read_dicom(tmp_path)
+
+
+def test_a_directory_file_stands_for_its_folder(tmp_path: Path) -> None:
+    series(tmp_path / "case7")
+    (tmp_path / "case7" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    case, _ = read_scan(tmp_path / "case7" / "DICOMDIR")
+    assert (case.id, case.image.shape) == ("case7", (5, 4, 6))
+
+
+def test_patients_are_told_apart_by_their_id_and_its_issuer(tmp_path: Path) -> None:
+    def mark(name: str, **fields: Any) -> str | None:
+        return dicom_files.patient_mark(series(tmp_path / name, 2, lambda n: fields))
+
+    found = [mark("a", PatientID="7"), mark("b", PatientID="8"), mark("c", PatientID="7", IssuerOfPatientID="other")]
+    assert None not in found
+    assert len(set(found)) == 3
+    assert mark("d", PatientID="7") == dicom_files.patient_mark(tmp_path / "a" / "f.dcm") == found[0]
+    assert mark("e", PatientID="") is None
+    (tmp_path / "scan.nii").write_bytes(bytes(400))
+    assert dicom_files.patient_mark(tmp_path / "scan.nii") is None
+
+
 def test_no_dicom(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no DICOM images"):
         read_dicom(tmp_path)

@@ -11,7 +11,7 @@ from auricle.core.anatomy import ID
 from auricle.core.errors import InputError
 from auricle.data.cohort import FolderCohort, FolderData
 from auricle.data.conditions import measured
-from auricle.data.folder import find_pairs, read_pair
+from auricle.data.folder import PairPath, find_pairs, read_pair
 from auricle.data.nifti import write_nifti
 from auricle.data.preprocess import ModelGrid
 
@@ -213,6 +213,25 @@ def test_a_table_of_paths(loose: Path) -> None:
     assert FolderCohort(data).fingerprint() == before
     table(loose, lines().replace("0.25", "0.75"))
     assert FolderCohort(data).fingerprint() != before
+
+
+def test_empty_columns_behind_the_last_one_are_left_out(loose: Path) -> None:
+    """As spreadsheets write them."""
+    plain = find_pairs(table(loose, lines()))
+    head, *rest = lines().splitlines()
+    assert find_pairs(table(loose, "\n".join([f"{head},,", *(f"{line},, ," for line in rest), ",,,,"]))) == plain
+    with pytest.raises(InputError, match="line 2: has 11 cells, the header 9"):
+        find_pairs(table(loose, "\n".join([head, f"{rest[0]},,more"])))
+
+
+def test_one_file_of_a_series_stands_for_all_of_it(tmp_path: Path) -> None:
+    """An edited slice changes the cohort, whichever slice the table names."""
+    for n in range(3):
+        (tmp_path / f"IM{n}").write_bytes(bytes(128) + b"DICM" + bytes(n))
+    pair = PairPath("a", tmp_path / "IM1", None)
+    assert {p.name for p in pair.files} == {"IM0", "IM1", "IM2"}
+    (tmp_path / "scan.nii").write_bytes(bytes(400))
+    assert PairPath("a", tmp_path / "scan.nii", None).files == [tmp_path / "scan.nii"]
 
 
 def test_the_names_of_a_table_default_to_those_of_the_scans(loose: Path) -> None:

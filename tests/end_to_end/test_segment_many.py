@@ -1,7 +1,9 @@
 """Segmenting many scans: each as if it were alone, what is done is not done again, what fails does not stop the rest; and every format."""
 
 import csv
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -203,6 +205,8 @@ def test_lists_and_names(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("scan,name,series\nx/p1/ct.nii.gz,first,7\nx/p2/ct.nii.gz,,\n")
     found, _ = batch.find_scans([], tmp_path / "list.csv", None, tmp_path / "out")
     assert [(s.name, s.series) for s in found] == [("first", "7"), ("ct", None)]
+    found, _ = batch.find_scans([], tmp_path / "list.csv", "3", tmp_path / "out")
+    assert [(s.name, s.series) for s in found] == [("first", "7"), ("ct", "3")]
     inside, _ = batch.find_scans([tmp_path / "x"], None, None, tmp_path / "x" / "p2")
     assert [s.path.parent.name for s in inside] == ["p1"]
     twice, many = batch.find_scans([tmp_path / "x" / "p1" / "ct.nii.gz"] * 2, None, None, tmp_path / "out")
@@ -243,6 +247,28 @@ def test_folders_of_dicom_series_are_scans(tmp_path: Path, patient: Case) -> Non
         path = tmp_path / "study" if given == "study" else tmp_path / "study" / given
         found, many = batch.find_scans([path], None, series, tmp_path / "out")
         assert ([s.path for s in found], many) == ([path], False)
+
+
+def test_files_of_one_series_are_one_scan(tmp_path: Path, patient: Case) -> None:
+    """As a shell gives them for study/*.dcm."""
+    small = Case("s", patient.image[:8, :8, :3], patient.affine)
+    for name, uid in (("one", "1.2.1"), ("two", "1.2.2")):
+        write_dicom(tmp_path / name, small, uid)
+    files = sorted(tmp_path.glob("*/*.dcm"))
+    found, many = batch.find_scans(files, None, None, tmp_path / "out")
+    assert (len(files), len(found), many) == (6, 2, True)
+    assert batch.find_scans(files[:3], None, None, tmp_path / "out")[1] is False
+
+
+def test_results_are_no_scans_and_one_scan_counts_once(model: Path, tmp_path: Path) -> None:
+    """Results that lie among the scans; and a pilot's, which the scan's other name among many would double."""
+    scans = write_scans(tmp_path / "scans", ("p1/ct.nii.gz", "p2/ct.nii.gz"))
+    run(scans / "p1", "-o", scans / "first", "--model", model)
+    run(scans, "-o", tmp_path / "link" / ".." / "scans" / "first", "--model", model)
+    found = summary(scans / "first")
+    assert [s["name"] for s in found["scans"]] == ["p1_ct", "p2_ct"]
+    run(scans, "-o", scans / "second", "--model", model)
+    assert summary(scans / "second")["failed"] == 0
 
 
 def test_a_dicom_series_and_the_same_scan_as_nifti_get_the_same_labels(
@@ -289,6 +315,23 @@ def lps(affine: Any) -> Any:
     return turned[:, [2, 1, 0, 3]]
 
 
+def test_a_series_to_which_nothing_can_refer_is_refused_before_it_is_segmented(
+    model: Path, tmp_path: Path, patient: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    pytest.importorskip("highdicom")
+    folder = write_dicom(tmp_path / "ct", Case("s", patient.image[:8, :8, :3], patient.affine), "1.2.1")
+    for path in folder.iterdir():
+        header = pydicom.dcmread(path)
+        del header.FrameOfReferenceUID
+        header.save_as(path)
+    monkeypatch.setattr(segment, "segment", lambda *a, **k: pytest.fail("computed"))
+    with pytest.raises(SystemExit):
+        run(folder, "-o", tmp_path / "out", "--model", model, "--format", "nifti", "dicom-seg")
+    assert "lacks FrameOfReferenceUID" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_dicom_segmentation_of_a_nifti_file_is_refused(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scans = write_scans(tmp_path, ("a.nii.gz",))
     with pytest.raises(SystemExit):
@@ -319,6 +362,59 @@ def test_folders_that_hold_something_else_are_left_alone(model: Path, tmp_path: 
         assert "choose another --out" in error
     assert (mine / "structures" / "own.txt").read_text() == (mine / "volumes.csv").read_text() == "keep"
     assert sorted(p.name for p in mine.iterdir()) == ["structures", "volumes.csv"]
+
+
+def test_a_folder_that_is_given_is_written_within(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be a disk of its own in a place that cannot be written, such as a volume in a container."""
+    scans, out = write_scans(tmp_path / "in", ("a.nii.gz",)), tmp_path / "mounted" / "out"
+    out.mkdir(parents=True)
+    real = os.replace
+
+    def across_disks(a: Any, b: Any) -> None:
+        if (out in Path(a).parents) != (out in Path(b).parents):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        real(a, b)
+
+    monkeypatch.setattr(os, "replace", across_disks)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) == out)
+    for _ in range(2):
+        run(scans / "a.nii.gz", "-o", out, "--model", model, "--overwrite")
+        assert (out / "labels.nii.gz").exists()
+        assert [p.name for p in out.parent.iterdir()] == ["out"]
+        assert not list(out.glob(".*"))
+
+
+def test_a_replacement_that_is_killed_can_be_repeated(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scans, out = write_scans(tmp_path / "in", ("a.nii.gz",)), tmp_path / "out"
+    arguments = (scans / "a.nii.gz", "-o", out, "--model", model, "--format", "nifti", "nifti-structures")
+    run(*arguments)
+    whole = {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    real, moved = os.replace, list[Any]()
+
+    def killed(a: Any, b: Any) -> None:
+        if Path(b).parent == out and Path(b).name != "segmentation.json":
+            moved.append(b)
+            if len(moved) == 2:
+                raise KeyboardInterrupt
+        real(a, b)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(SystemExit):
+        run(*arguments, "--overwrite")
+    assert json.loads((out / "segmentation.json").read_text()) == {"replacing": True}
+    monkeypatch.setattr(os, "replace", real)
+    run(*arguments, "--overwrite")
+    assert {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()} == whole
+
+
+def test_a_second_process_is_refused_before_it_computes(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scans, out = write_scans(tmp_path / "in", ("a.nii.gz",)), tmp_path / "out"
+    (tmp_path / f".{os.getppid()}.out").mkdir()
+    with pytest.raises(SystemExit) as stop:
+        run(scans / "a.nii.gz", "-o", out, "--model", model)
+    assert stop.value.code == 2
+    assert f"is being written by process {os.getppid()}" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_what_another_process_wrote_meanwhile_is_kept(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,13 +91,13 @@ def test_a_clean_cohort_is_clean(clean: Path) -> None:
 
 def test_files_are_strict_json_and_a_row_a_case(checked: Path) -> None:
     result = json.loads((checked / "check.json").read_text(encoding="utf-8"), parse_constant=lambda name: pytest.fail(name))
-    assert (result["version"], list(result)) == (1, ["version", "auricle", "settings", "summary", "findings", "cases", "needs"])
+    assert (result["version"], list(result)) == (2, ["version", "auricle", "settings", "summary", "findings", "cases", "needs"])
     assert list(result["summary"]) == [
         "cases", "labeled", "patients", "refused", "notice", "clean", "refusals", "notices", "empty_labels", "structures", "axes", "bytes",
     ]  # fmt: skip
     assert set(result["cases"][0]) == {
         "id", "patient", "verdict", "image", "label", "bytes", "shape", "spacing_mm", "axes", "oblique_degrees", "hu", "structures", "missing",
-        "content_sha256", "label_sha256", "checksum", "picture", "findings",
+        "content_sha256", "label_sha256", "patient_sha256", "checksum", "picture", "findings",
     }  # fmt: skip
     rows = list(csv.DictReader(io.StringIO((checked / "check.csv").read_text(encoding="utf-8"))))
     assert [r["id"] for r in rows] == [c["id"] for c in result["cases"]]
@@ -300,7 +300,7 @@ def record(number: int, **changes: Any) -> dict[str, Any]:
     structures = {k: {"ml": float(100 * np.exp(rng.normal(0, 0.2))), "mean_hu": 300.0, "sides": ""} for k in KEYS}
     return {
         "id": f"c{number:02d}", "patient": None, "spacing_mm": [0.4, 0.4, 0.5], "axes": "LPS", "hu": {"soft_tissue": 30 + float(rng.normal(0, 5))},
-        "structures": structures, "content_sha256": str(number), "label_sha256": str(number), "checksum": None, **changes,
+        "structures": structures, "content_sha256": str(number), "label_sha256": str(number), "patient_sha256": None, "checksum": None, **changes,
     }  # fmt: skip
 
 
@@ -321,6 +321,15 @@ def test_outliers(changes: dict[str, Any], text: str) -> None:
     assert [f.cases for f in seen if f.finding.text.startswith(text)] == [("c30",)]
     # A few cases have no usual one.
     assert across([*usual[:4], record(30, **changes)]) == []
+
+
+def test_one_patient_id_is_told_unless_a_table_or_all_cases_have_it() -> None:
+    two, three = ("a", "b", None), ("a", "a", "a")
+    shared = [record(i, patient_sha256=mark) for i, mark in enumerate(("p", "p", "q"))]
+    assert [(f.finding.code, f.cases) for f in across(shared)] == [("patient", ("c00", "c01"))]
+    assert across([record(i, patient_sha256=mark) for i, mark in enumerate(two)]) == []
+    assert across([record(i, patient_sha256=mark) for i, mark in enumerate(three)]) == []
+    assert across([{**r, "patient": f"p{i}"} for i, r in enumerate(shared)]) == []
 
 
 def test_what_the_border_cuts_is_no_outlier() -> None:

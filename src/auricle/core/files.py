@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from auricle.core.errors import Busy
+
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
@@ -34,7 +36,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(target: Path) -> Iterator[Path]:
-    """Yield a new folder beside `target`, removed at the end unless it was moved. Removes first what a killed process left there."""
+    """Yield a new folder beside `target`, removed at the end unless it was moved. Removes first what a killed process left there.
+
+    Raises `Busy` where a process that lives has such a folder for the same `target`.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     _clear_up(target)
     temporary = target.with_name(f".{os.getpid()}.{target.name}")
@@ -72,15 +77,28 @@ def _clear_up(target: Path) -> None:
     """Remove, or put back, the folders that killed processes left beside `target`."""
     for path in target.parent.glob(f".*.{glob.escape(target.name)}"):
         mark = re.fullmatch(r"\.(\d+)\.(old\.)?" + re.escape(target.name), path.name)
-        if mark is None or not path.is_dir() or _alive(int(mark[1])):
+        if mark is None or not path.is_dir():
             continue
+        if _alive(int(mark[1])):
+            raise Busy(f"{target} is being written by process {mark[1]}: wait for it, or remove {path} if that is another program")
         if mark[2] and not target.exists():
             os.replace(path, target)
         else:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in `folder`; call it with the folder locked."""
+    for path in folder.glob(".*"):
+        mark = re.match(r"\.(\d+)\.", path.name)
+        if mark is not None and path.is_file() and not _alive(int(mark[1])):
+            path.unlink(missing_ok=True)
+
+
 def _alive(pid: int) -> bool:
+    """Whether another process of that number runs. Our own number is one that a process in an earlier container had."""
+    if pid == os.getpid():
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

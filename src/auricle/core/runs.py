@@ -18,7 +18,7 @@ from typing import Any
 from auricle.core import config as configs
 from auricle.core import progress
 from auricle.core.errors import Busy, InputError
-from auricle.core.files import read_json, write_json, write_text
+from auricle.core.files import read_json, remove_leftovers, write_json, write_text
 
 MIN_FREE_BYTES = 64 * 2**20
 _held: set[Path] = set()
@@ -62,6 +62,7 @@ class Run:
         if not os.access(self.folder, os.W_OK):
             raise InputError(f"cannot write to {self.folder}: permission denied")
         self._lock()
+        remove_leftovers(self.folder)
         if self.done:
             # Another process finished between the look at done.json and the lock.
             self.release()
@@ -192,6 +193,12 @@ def finished(folder: Path, stage: str) -> str:
     if found != stage:
         raise InputError(f"{folder} holds a run of `auricle {found}`, not of `auricle {stage}`")
     return fingerprint
+
+
+def input_of(folder: Path, name: str) -> str | None:
+    """Fingerprint of the input `name` of the run in `folder`; None where it has none of that name."""
+    found = (_description_of(folder).get("inputs") or {}).get(name)
+    return None if found is None else str(found)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

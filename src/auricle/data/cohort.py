@@ -1,6 +1,7 @@
 """Where cases come from: virtual patients, or scans with label maps in a folder or listed in a table."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -12,6 +13,7 @@ from auricle.core.case import Case
 from auricle.core.config import digest
 from auricle.core.errors import InputError
 from auricle.core.seeds import numpy_generator
+from auricle.data.dicom_files import patient_mark
 from auricle.data.fingerprint import content_hash
 from auricle.data.folder import PairPath, find_pairs, read_pair
 from auricle.data.geometry import check_axis_code
@@ -79,6 +81,9 @@ class Cohort(Protocol):
     def source(self, index: int) -> str:
         """Changes whenever what case `index` is read from does."""
 
+    def check_patients(self, splits: Sequence[Split]) -> None:
+        """Raise `InputError` where cases of two splits seem to be one patient."""
+
     def load(self, index: int, grid: ModelGrid) -> tuple[Case, list[str]]:
         """Case `index` on `grid` around the heart, and notices for the user."""
 
@@ -117,6 +122,9 @@ class VirtualCohort:
     def source(self, index: int) -> str:
         """Seed, index and contrast."""
         return digest([self._data.seed, index, self._data.contrast])
+
+    def check_patients(self, splits: Sequence[Split]) -> None:
+        """No two of them are one."""
 
     def load(self, index: int, grid: ModelGrid) -> tuple[Case, list[str]]:
         """Scan patient `index` on the grid."""
@@ -160,6 +168,19 @@ class FolderCohort:
         facts = path.stat()
         root = self._data.path if self._data.path.is_dir() else self._data.path.parent
         return [os.path.relpath(path, root), facts.st_size, facts.st_mtime_ns]
+
+    def check_patients(self, splits: Sequence[Split]) -> None:
+        """Raise `InputError` where the PatientID says that cases of two splits are one patient, and no table says who they are.
+
+        An ID that all cases share stands for nobody: anonymization left it there.
+        """
+        marks = [patient_mark(p.image) if p.patient is None else None for p in self._pairs]
+        first: dict[str, int] = {}
+        for i, mark in enumerate(marks if len(set(marks)) > 1 else []):
+            a = i if mark is None else first.setdefault(mark, i)
+            if splits[a] != splits[i]:
+                told = f"{self.ids[a]} ({splits[a]}) and {self.ids[i]} ({splits[i]}) have the same PatientID"
+                raise InputError(f"{told}: say in patients.csv who the patient of each case is")
 
     def load(self, index: int, grid: ModelGrid) -> tuple[Case, list[str]]:
         """Read pair `index`; raises `InputError` for a pair that cannot be used."""

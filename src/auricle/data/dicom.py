@@ -83,6 +83,10 @@ def _choose(slices: list[Slice], series: str | None, folder: Path) -> tuple[list
     """The slices of the one series wanted, without localizers."""
     notices = []
     kept = [s for s in slices if not s.localizer and s.position]
+    placed = {(s.series, s.shape) for s in kept}
+    for s in slices:
+        if not s.localizer and not s.position and (s.series, s.shape) in placed:
+            raise InputError(f"{s.path}: has no position, which other images of its series have; copy it again or remove it")
     if not kept:
         raise InputError(f"{folder}: holds only localizers or images without a position, no slices")
     if len(kept) < len(slices):
@@ -90,7 +94,8 @@ def _choose(slices: list[Slice], series: str | None, folder: Path) -> tuple[list
     found = _summaries(kept)
     listing = "; ".join(str(s) for s in found)
     if series is None and len(found) > 1:
-        raise InputError(f"{folder}: holds {len(found)} series; choose one with --series UID or NUMBER: {listing}")
+        way_out = "choose one with --series UID or NUMBER (auricle segment), or give it a folder of its own"
+        raise InputError(f"{folder}: holds {len(found)} series; {way_out}: {listing}")
     wanted = found if series is None else [s for s in found if s.uid == series] or [s for s in found if s.number == series]
     if len(wanted) != 1:
         raise InputError(f"--series {series}: {'several' if wanted else 'none'} in {folder} match; it holds {listing}")
@@ -109,7 +114,12 @@ def _check_alike(slices: list[Slice], folder: Path) -> None:
     (rows, columns), = sizes
     if max(rows, columns) > MAX_AXIS or rows * columns * len(slices) > MAX_VOXELS:
         raise InputError(f"{folder}: the headers claim {rows} x {columns} x {len(slices)} voxels, more than any CT; they are damaged")
+    unscaled = next((s for s in slices if math.isnan(s.intercept)), None)
+    if unscaled is not None and not all(math.isnan(s.intercept) for s in slices):
+        raise InputError(f"{unscaled.path}: has no RescaleIntercept, which other images of its series have; copy it again or remove it")
     for s in slices:
+        if s.frames != 1:
+            raise InputError(f"{s.path}: holds {s.frames} frames and does not say where each of them lies; store the slices one by one")
         if s.samples != 1:
             raise InputError(f"{s.path}: is a color image; CT values are needed")
         if not math.isfinite(s.slope) or s.slope == 0:

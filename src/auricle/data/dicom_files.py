@@ -1,6 +1,8 @@
 """What DICOM files say about their image planes, and their decoded pixels."""
 
+import hashlib
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,6 +52,8 @@ class Slice:
     slope: float
     intercept: float
     unit: str
+    frames: int
+    """Frames of a file that does not say where each of them lies; 1 for all others."""
     apart: bool
     """Compressed so that only a decoder that damaged files crash or hang can read it."""
 
@@ -75,21 +79,54 @@ def scan_folder(folder: Path) -> tuple[list[Slice], list[str]]:
         raise InputError(f"{folder}: no such folder")
     slices: list[Slice] = []
     others = 0
+    strays: list[Path] = []
     for count, path in enumerate(sorted(p for p in folder.rglob("*") if p.is_file())):
         if count >= MAX_FILES:
             raise InputError(f"{folder}: holds more than {MAX_FILES} files; give the folder of one study")
         if path.name == "DICOMDIR" or path.name.startswith("._") or not is_dicom(path):
-            if path.suffix.lower() in _ENDINGS and not path.name.startswith("._"):
-                # Passed over, it would be a slice less, which nothing shows at the end of a series.
-                raise InputError(f"{path}: has the name of a DICOM file but is none ({path.stat().st_size} bytes); copy it again or remove it")
             others += 1
+            if path.name != "DICOMDIR" and not path.name.startswith("._"):
+                strays.append(path)
             continue
         found = _headers(path)
         others += not found
         slices += found
+    # Passed over, a damaged file would be a slice less, which nothing shows at the end of a series.
+    kinds = {(s.path.parent, _kind(s.path)) for s in slices}
+    for path in strays:
+        if path.suffix.lower() in _ENDINGS or (path.parent, _kind(path)) in kinds:
+            bare = "lacks the DICOM file header (Part 10): write it anew, for instance with dcmconv"
+            none = f"has the name of a DICOM file but is none ({path.stat().st_size} bytes); copy it again or remove it"
+            raise InputError(f"{path}: {bare if _is_bare(path) else none}")
+    if not slices and any(map(_is_bare, strays)):
+        raise InputError(f"{folder}: the files lack the DICOM file header (Part 10): write them anew, for instance with dcmconv")
     if not slices:
         raise InputError(f"{folder}: holds no DICOM images")
     return slices, [f"{folder}: {others} files are not DICOM images and were passed over"] if others else []
+
+
+def _kind(path: Path) -> str:
+    """A file's name with its numbers left out: those of a series are of one kind, as IM000123 and IM000124 are, or UIDs."""
+    return re.sub(r"\d+", "0", path.name)
+
+
+def _is_bare(path: Path) -> bool:
+    """Whether a file begins as a DICOM data set does, with an element of group 0008."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    return len(start) == 4 and start[:2] == b"\x08\x00" and start[3] == 0
+
+
+def patient_mark(path: Path) -> str | None:
+    """Hash of the PatientID, with its issuer, of a DICOM file or of the first one in a folder; None where there is none."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    first = next((p for p in files if p.name != "DICOMDIR" and is_dicom(p)), None)
+    if first is None:
+        return None
+    with reading_file(first) as pydicom:
+        header = _load(pydicom, first, stop_before_pixels=True, specific_tags=["PatientID", "IssuerOfPatientID"])
+        name, issuer = (str(header.get(k) or "").strip() for k in ("PatientID", "IssuerOfPatientID"))
+    return hashlib.sha256(f"{issuer}\0{name}".encode()).hexdigest() if name else None
 
 
 def decode(path: Path) -> tuple[NDArray[Any], tuple[int, int] | None]:
@@ -204,6 +241,7 @@ def _plane(header: Any, path: Path, frame: int, places: list[Any]) -> Slice:
         slope=1.0 if slope is None else float(slope),
         intercept=math.nan if shift is None else float(shift),
         unit=str(find("RescaleType") or "HU"),
+        frames=1 if len(places) > 1 else int(header.get("NumberOfFrames") or 1),
         apart=_plugin(header.file_meta.get("TransferSyntaxUID")) is None,
     )
 

@@ -99,6 +99,11 @@ def write_dicom_seg(
             result.save_as(temporary)
 
 
+def check_source(source: SourceImages) -> None:
+    """Raise `InputError` for images to which no segmentation can refer."""
+    _headers(source)
+
+
 def _headers(source: SourceImages) -> tuple[list[Any], list[int]]:
     """Headers of the source's files, and the slice that each of their frames is."""
     paths = list(dict.fromkeys(s.path for s in source.slices))

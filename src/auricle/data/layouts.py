@@ -8,6 +8,7 @@ from typing import Any
 
 from auricle.core.anatomy import HEART, KEYS
 from auricle.core.errors import InputError
+from auricle.data.dicom_files import is_dicom
 from auricle.data.label_names import MM_WHS, named_labels, read_facts, structure
 from auricle.data.reading import scan_name
 from auricle.data.tables import Row, check_id, read_table
@@ -42,8 +43,11 @@ class PairPath:
 
     @property
     def files(self) -> list[Path]:
-        """Every file of the pair."""
-        return [f for p in (self.image, self.label) if p for f in files_of(p)]
+        """Every file of the pair; one DICOM file stands for its series."""
+        found = [f for p in (self.image, self.label) if p for f in files_of(p)]
+        if ending(self.image) is None and self.image.is_file() and is_dicom(self.image):
+            found += [p for p in files_of(self.image.parent) if p not in found]
+        return found
 
 
 @dataclass(frozen=True)

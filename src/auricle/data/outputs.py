@@ -69,12 +69,15 @@ class VolumeRow:
         return [words[v] if v is None or isinstance(v, bool) else _figure(k, v) for k, v in self.to_json().items()]
 
 
-def check_output(path: Path, *, size: int = 0, overwrite: bool = False) -> None:
-    """Refuse (`InputError`) before computing if `path` exists (unless `overwrite`) or `size` bytes cannot be written."""
+def check_output(path: Path, *, size: int = 0, overwrite: bool = False, inside: bool = False) -> None:
+    """Refuse (`InputError`) before computing if `path` exists (unless `overwrite`) or `size` bytes cannot be written.
+
+    With `inside`, a folder that exists is written into, and not replaced by another one from beside it.
+    """
     path = Path(path)
     if path.exists() and not overwrite:
         raise InputError(f"{path}: exists already; choose another name or give --overwrite")
-    parent = path.absolute().parent
+    parent = path.absolute() if inside and path.is_dir() else path.absolute().parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):

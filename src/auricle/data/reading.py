@@ -79,6 +79,8 @@ def _any(path: Path, series: str | None, assume: str | None, index: int | None) 
         return read_dicom(path, series)
     if path.name.endswith(".zip"):
         return _zipped(path, series, assume, index)
+    if path.name == "DICOMDIR":
+        return read_dicom(path.parent, series)
     if ending(path):
         return read_volume(path, assume_orientation=assume, volume_index=index)
     if path.stat().st_size and is_dicom(path):

@@ -49,6 +49,8 @@ def read_table(path: Path, *needed: str) -> list[Row]:
         numbered = [(reader.line_num, cells) for cells in reader]
     except csv.Error as error:
         raise InputError(f"{path}: is not a table of comma-separated values ({error})") from None
+    # Spreadsheets write empty columns behind the last one.
+    numbered = [(number, _without_empty_end(cells)) for number, cells in numbered]
     header = [c.strip().lower() for c in numbered[0][1]] if numbered else []
     lacking = [c for c in needed if c not in header]
     if lacking or len(set(header)) < len(header):
@@ -61,6 +63,10 @@ def read_table(path: Path, *needed: str) -> list[Row]:
         if found:
             rows.append(Row(f"{path}, line {number}", found))
     return rows
+
+
+def _without_empty_end(cells: list[str]) -> list[str]:
+    return cells[: max((i for i, c in enumerate(cells, 1) if c.strip()), default=0)]
 
 
 def check_id(name: str, place: str) -> str:

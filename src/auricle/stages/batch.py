@@ -77,7 +77,7 @@ def run(config: BatchStage, out: Path) -> list[Entry]:
     A scan that cannot be segmented is reported, and the rest goes on. Raises `InputError` where nothing can be done: no such model, no
     place to write, or another process at work in `out`.
     """
-    check_output(out, overwrite=True)
+    check_output(out, overwrite=True, inside=True)
     if (out / DESCRIPTION).exists():
         raise InputError(f"{out}: holds the result of one scan; choose another --out for many")
     if (out / "volumes.csv").exists() and not (out / SUMMARY).exists():
@@ -123,19 +123,26 @@ def find_scans(inputs: Sequence[Path], listing: Path | None, series: str | None,
     Args:
         inputs: files, DICOM folders, or folders of scans: every volume file and every folder with a DICOM series in them.
         listing: text file with a path a line, or CSV with the columns scan and perhaps name and series; relative paths start at its folder.
-        series: as `Options.series`; with it, a folder is taken for one study.
+        series: as `Options.series`, of every scan for which the list names none; with it, a folder is taken for one study.
         out: folder that results go to, which is not searched.
 
     Raises:
         InputError: no scans, or a list that cannot be read.
     """
-    listed = [] if listing is None else _listed(listing)
+    listed = [] if listing is None else [replace(s, series=s.series or series) for s in _listed(listing)]
     found = [Scan(p, "", series) for path in inputs for p in _expanded(path, series, out)] + listed
-    found = list({(s.path.absolute(), s.series): s for s in found}.values())
+    found = list({(_place(s.path), s.series): s for s in found}.values())
     if not found:
         raise InputError(f"{listing}: lists no scans" if listing else "no scan given: name files or folders, or give --list")
     many = listing is not None or len(found) > 1 or found[0].path not in inputs
     return tuple(named(found)), many
+
+
+def _place(path: Path) -> tuple[Path, str]:
+    """What makes a scan one of its own: its path, or of one DICOM file its folder and series, whose other files stand for the same scan."""
+    if path.is_file() and not path.name.endswith(ENDINGS) and is_dicom(path):
+        return path.absolute().parent, "" if path.name == "DICOMDIR" else series_of(path)
+    return path.absolute(), ""
 
 
 def named(scans: list[Scan]) -> list[Scan]:
@@ -188,7 +195,7 @@ def _one(model: Trained, config: BatchStage, scan: Scan, out: Path) -> Entry:
         if not scan.path.exists():
             raise InputError(f"{scan.path}: no such file or folder")
         wanted = segment.fingerprint(content_digest(scan.path), config.model, options)
-        if _fingerprint(folder) == wanted:
+        if _fingerprint(folder) == wanted and (folder / "volumes.csv").exists():
             progress.report(f"{folder}: is segmented")
             return Entry(scan, "skipped")
         if folder.exists() and not config.overwrite:
@@ -218,7 +225,13 @@ def _summarize(entries: list[Entry], config: BatchStage, out: Path) -> None:
     rows: list[list[str]] = []
     scans: list[dict[str, Any]] = []
     names = {e.scan.name for e in entries}
-    kept = [{"name": p.parent.name, "scan": None, "status": "kept"} for p in sorted(out.glob(f"*/{DESCRIPTION}")) if p.parent.name not in names]
+    now = {_fingerprint(out / e.scan.name) for e in entries if e.status != "failed"}
+    kept = []
+    for path in sorted(out.glob(f"*/{DESCRIPTION}")):
+        # The same scan under another name, as one of few is called otherwise than one of many, counts once; what is no whole result does not.
+        mark = _fingerprint(path.parent)
+        if path.parent.name not in names and mark is not None and mark not in now and (path.parent / "volumes.csv").exists():
+            kept.append({"name": path.parent.name, "scan": None, "status": "kept"})
     for item in [{"name": e.scan.name, "scan": str(e.scan.path), "status": e.status, "reason": e.reason} for e in entries] + kept:
         if item["status"] == "failed":
             scans.append(item)
@@ -252,7 +265,7 @@ def _expanded(path: Path, series: str | None, out: Path) -> list[Path]:
     """The scans that lie at a path: itself, or those in a folder of scans."""
     if not path.is_dir() or _holds_dicom(path):
         return [path]
-    found = list(_below(path, out.absolute()))
+    found = list(_below(path, out.resolve()))
     folders = [p for p in found if p.is_dir()]
     if len(folders) == len(found) and (series is not None or len({_series(p) for p in folders}) < 2):
         return [path]  # one study, whose series lie in folders below
@@ -264,8 +277,8 @@ def _below(folder: Path, out: Path) -> Iterator[Path]:
     everything = sorted(folder.iterdir())
     names = {case_name(stem(p)) for p in everything if not LABEL_MARK.search(stem(p))}
     for path in everything:
-        if path.name.startswith(".") or path.absolute() == out:
-            continue
+        if path.name.startswith(".") or path.resolve() == out or (path / DESCRIPTION).exists() or _is_summary(path / SUMMARY):
+            continue  # what `auricle segment` wrote
         if _belongs_to_a_scan(path, names):
             continue
         if path.is_dir():

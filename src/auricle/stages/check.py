@@ -26,12 +26,11 @@ from auricle.data.dicom_files import is_dicom
 from auricle.data.folder import PairPath, find_pairs
 from auricle.data.geometry import check_axis_code
 from auricle.data.reading import scan_name
-from auricle.data.volume_files import ending
 from auricle.stages.check_case import Job, Record, examine
 from auricle.stages.check_cohort import across, tables
 from auricle.stages.check_needs import needs
 
-VERSION = 1
+VERSION = 2
 """Of the fields of check.json; grows when one changes its meaning or goes."""
 CASES = "cases"
 SHEETS = "contact-sheet-*.png"
@@ -170,7 +169,7 @@ def _records(config: CheckConfig, pairs: Sequence[PairPath], single: bool, out: 
     keys = [None if out is None else _key(config, p, single) for p in pairs]
     kept = {k: r for k in keys if out is not None and k is not None and (r := _kept(out, k)) is not None}
     jobs = [
-        Job(p, single, config.quick, config.assume_orientation, config.not_hu, sum(_stamp(f)[1] for f in _files(p)),
+        Job(p, single, config.quick, config.assume_orientation, config.not_hu, sum(_stamp(f)[1] for f in p.files),
             None if out is None else out / CASES / f"{k}.npz")
         for p, k in zip(pairs, keys, strict=True) if k not in kept
     ]  # fmt: skip
@@ -209,7 +208,7 @@ def _key(config: CheckConfig, pair: PairPath, single: bool) -> str:
     """Changes whenever a file of the case, or what was asked, does."""
     label_map = sorted(pair.label_map.items()) if pair.label_map else None
     asked = [VERSION, __version__, pair.id, label_map, config.assume_orientation, config.not_hu, config.quick, single]
-    return configs.digest([asked, [_stamp(f) for f in _files(pair)]])
+    return configs.digest([asked, [_stamp(f) for f in pair.files]])
 
 
 def _stamp(path: Path) -> list[Any]:
@@ -218,14 +217,6 @@ def _stamp(path: Path) -> list[Any]:
     except OSError:
         return [str(path.absolute()), 0, 0]
     return [str(path.absolute()), state.st_size, state.st_mtime_ns]
-
-
-def _files(pair: PairPath) -> Iterator[Path]:
-    """Every file that a case is read from."""
-    yield from pair.files
-    if ending(pair.image) is None and pair.image.is_file() and is_dicom(pair.image):
-        # One file stands for its series.
-        yield from sorted(p for p in pair.image.parent.iterdir() if p != pair.image)
 
 
 def _result(config: CheckConfig, records: Sequence[Record], found: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from auricle.core.arrays import count_values, slabs
 from auricle.core.case import Case
 from auricle.core.errors import InputError
 from auricle.core.files import atomic_path
+from auricle.data.dicom_files import patient_mark
 from auricle.data.fingerprint import content_hash, label_hash
 from auricle.data.folder import PairPath, read_pair
 from auricle.data.geometry import Shape, on_grid
@@ -87,7 +88,7 @@ def examine(job: Job) -> Record:
     record: Record = {
         "id": pair.id, "image": str(pair.image), "label": None if pair.label is None else str(pair.label), "bytes": job.size,
         "shape": None, "spacing_mm": None, "axes": None, "oblique_degrees": None, "hu": None, "structures": None, "missing": None,
-        "content_sha256": None, "label_sha256": None, "checksum": None,
+        "content_sha256": None, "label_sha256": None, "patient_sha256": None, "checksum": None,
     }  # fmt: skip
     try:
         _examine(job, record, found)
@@ -205,6 +206,7 @@ def _content(case: Case, job: Job, record: Record, found: list[Finding]) -> None
     """Everything that takes the voxels."""
     _place(case.image.shape, case.affine, record, found)
     record["content_sha256"] = content_hash(case)
+    record["patient_sha256"] = patient_mark(job.pair.image)
     small = overview(case)
     record["hu"] = _intensities(case, small, found)
     if case.label is not None:

@@ -83,6 +83,12 @@ def _same(records: Sequence[Record]) -> Iterator[CohortFinding]:
         if not set(names) <= twice:
             text = f"{_listed(names)} have the same label map although the scans differ: does it belong to each of them?"
             yield _notice("duplicate", text, names)
+    by_patient = _groups(records, "patient_sha256")
+    for group in by_patient:
+        names = tuple(r["id"] for r in group)
+        # An ID that all share stands for nobody: anonymization left it there.
+        if len(names) < len(records) and any(r["patient"] is None for r in group):
+            yield _notice("patient", f"{_listed(names)} have the same PatientID: say in patients.csv who the patient of each case is", names)
     for group in _groups(records, "checksum"):
         names = tuple(r["id"] for r in group)
         yield _notice("duplicate", f"{_listed(names)} have the same checksum and size: most likely the same scan", names)

@@ -4,7 +4,7 @@ The run folder holds ``images/ID.npy`` (int16 HU) and ``labels/ID.npy`` (uint8) 
 move into, and ``cases.json`` with each case's split, attributes and affine.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,13 @@ class CohortConfig:
 def run(config: CohortConfig, out: Path) -> Path:
     """Prepare the cohort into `out`; cases that are already there are kept, unless their files have changed. Returns `out`."""
     cohort = open_cohort(config.data)
-    this = Run(out, "cohort", config, {"cohort": cohort.fingerprint()})
+    # How many processes prepare it changes nothing, and a cohort that ran out of memory goes on with fewer.
+    this = Run(out, "cohort", replace(config, workers=0), {"cohort": cohort.fingerprint()})
     if this.done:
         progress.report(f"{out}: cohort is ready")
         return out
     splits = split_patients(cohort.patients, config.shares, config.seed)
+    cohort.check_patients(splits)
     for text in cohort.notices:
         progress.notice(text)
     before = _prepared(out)

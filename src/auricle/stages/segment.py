@@ -125,13 +125,14 @@ def run(config: SegmentStage, out: Path) -> Segmentation:
 
     Raises `InputError` for a scan or a model that cannot be used, before anything is written.
     """
-    check_output(out, overwrite=config.overwrite)
+    check_output(out, overwrite=config.overwrite, inside=True)
     if (out / SUMMARY).exists():
         raise InputError(f"{out}: holds the results of many scans; choose another --out for one")
     check_replaceable(out)
     check_packages(config.options.formats)
     model = load(config.model, config.options)
-    with scratch_folder(out) as scratch:
+    # Within a folder that is there: it may be a disk of its own, where files cannot be moved to from beside it.
+    with scratch_folder(out / "segmentation" if out.is_dir() else out) as scratch:
         return segment_file(model, config, out, scratch)
 
 
@@ -156,10 +157,12 @@ def segment_file(model: Trained, config: SegmentStage, out: Path, scratch: Path,
     """Read, segment and write one scan; `scratch` is the folder that becomes `out`, `facts` go to ``segmentation.json``."""
     o = config.options
     with _source(config.scan, o.series) if "dicom-seg" in o.formats else nullcontext() as source:
+        if source is not None:
+            dicom_seg.check_source(source)
         case, notices = read_scan(
             config.scan, series=o.series, assume_orientation=o.assume_orientation, volume_index=o.volume_index, not_hu=o.not_hu
         )
-        check_output(out, size=int(case.image.size * DISK_BYTES), overwrite=config.overwrite)
+        check_output(out, size=int(case.image.size * DISK_BYTES), overwrite=config.overwrite, inside=True)
         for text in notices:
             progress.notice(text)
         result = segment(model, case, tuple(notices), mirror=o.mirror, fast=o.fast)
@@ -218,13 +221,16 @@ def _returned(
     found, confidence = judge(seen.label, seen.probabilities, spacing)
     if not found:
         return np.zeros(shape, np.uint8), False, confidence
-    # What cleaning removed must not come back when probabilities are interpolated.
+    # What cleaning removed must not come back when probabilities are interpolated; the structure around a speck may fill its place.
     seen.probabilities[1:][:, (seen.label == 0) & (inference.winners(seen.probabilities) > 0)] = 0.0
     return labels_to_source(seen.probabilities, seen.affine, shape, affine), True, confidence
 
 
 def resolve_model(folder: Path | None) -> Path:
-    """The segmenter in `folder`: a fine-tuned model or a bundle itself, or the arm `ours` of a whole run; without a folder the one that ships.
+    """The segmenter in `folder`: a fine-tuned model or a bundle itself, or that of a whole run; without a folder the one that ships.
+
+    Of a run's arms it is `ours-plus`, which is there for few cases alone, else `ours`, else the baseline: what scores on test cases say decides
+    nothing here.
 
     Raises `InputError` where there is none.
     """
@@ -232,7 +238,7 @@ def resolve_model(folder: Path | None) -> Path:
         return DEFAULT_MODEL
     if folder.suffix == ".zip" and folder.is_file():
         raise InputError(f"--model {folder}: unpack it first and name the folder that is in it")
-    for candidate in (folder, folder / "models", folder / "finetune" / "ours", folder / "finetune" / "baseline"):
+    for candidate in (folder, folder / "models", *(folder / "finetune" / arm for arm in ("ours-plus", "ours", "baseline"))):
         if (candidate / "model.json").exists():
             return candidate
     raise InputError(f"--model {folder}: no fine-tuned segmenter in it; `auricle run` makes one, and without --model the one that ships is taken")
@@ -259,8 +265,8 @@ def _source(scan: Path, series: str | None) -> Iterator[SourceImages]:
     """
     if not scan.exists():
         raise InputError(f"{scan}: no such file or folder")
-    if scan.is_dir():
-        yield source_images(scan, series)
+    if scan.is_dir() or scan.name == "DICOMDIR":
+        yield source_images(scan if scan.is_dir() else scan.parent, series)
     elif scan.suffix == ".zip":
         with unpacked(scan) as folder:
             if any(volume_files.ending(p) for p in folder.rglob("*")):
@@ -321,11 +327,16 @@ def _write(
 
 
 def _replace(scratch: Path, out: Path) -> None:
-    """Put new outputs in the place of old ones, those of other formats included; the description goes first and comes last."""
-    for name in (DESCRIPTION, *OUTPUTS):
+    """Put new outputs in the place of old ones, those of other formats included.
+
+    Until all are there the description says that they are being replaced: killed meanwhile, the same command does it again.
+    """
+    write_json(out / DESCRIPTION, {"replacing": True})
+    new = {path.name for path in scratch.iterdir()}
+    for name in OUTPUTS:
         if (out / name).is_dir():
             shutil.rmtree(out / name)
-        else:
+        elif name not in new:
             (out / name).unlink(missing_ok=True)
     for path in sorted(scratch.iterdir(), key=lambda p: p.name == DESCRIPTION):
         os.replace(path, out / path.name)
