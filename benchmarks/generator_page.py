@@ -16,7 +16,7 @@ from auricle.report.assessment import write_assessment
 
 NAME = "generator"
 BESIDE = {
-    "generator-autoencoders": "label head (categorical, packed) and fusion (sum, concatenation) of the autoencoder, at equal steps",
+    "generator-autoencoders": "label heads of the autoencoder (categorical, packed), at equal steps",
     "generator-samplers": "samplers and their number of steps",
     "generator-peers": "speed, memory and reconstruction beside MONAI",
     "paper-step": "memory of one step of each stage at the paper's size",

@@ -222,10 +222,6 @@ def test_a_pair_without_surroundings_may_be_continued() -> None:
     assert torch.allclose(moved, torch.full(SIZE, 300.0), atol=0.05)
     assert picked is not None
     assert picked.all()
-    # A wider pair shows its surroundings, and air beyond them.
-    wide = tuple(n + 4 for n in SIZE)
-    moved, _ = apply(far, torch.full(wide, 300, dtype=torch.int16), torch.ones(wide, dtype=torch.uint8), SIZE, SPACING)
-    assert (moved == -1024).all()
 
 
 def test_a_patch_is_an_exact_crop() -> None:

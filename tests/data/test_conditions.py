@@ -1,5 +1,7 @@
 """Conditions: what is written is read, what is unknown stays unknown, and what fills the gaps looks like the training cases."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -145,6 +147,27 @@ def test_filled_gaps_have_the_training_cases_mean_and_spread() -> None:
         assert a.std() == pytest.approx(b.std(), rel=0.12)
     assert np.mean([c.sex == "F" for c in drawn]) == pytest.approx(2 / 3, abs=0.02)
     assert len({c.volume for c in drawn}) == len(drawn)
+
+
+def test_the_unit_of_volumes_does_not_widen_them() -> None:
+    """Views set the unit: cases that spread less than views do are drawn as they spread, and a case that lacks a structure moves no mean."""
+    cases, _, own = _training()
+    wide = replace(own, sd=tuple(3.0 * s for s in own.sd))
+    cases = [replace(c, volume=tuple(v for v in c.volume if i % 4 or not v.startswith("LAA"))) for i, c in enumerate(cases)]
+    drawn = _complete(Conditions(), torch.stack([conditions.encode(c, wide) for c in cases]), wide)
+    for key in KEYS:
+        a, b = (np.log([c.volumes_ml()[key] for c in group if key in c.volumes_ml()]) for group in (drawn, cases))
+        assert a.mean() == pytest.approx(b.mean(), abs=0.05)
+        assert a.std() == pytest.approx(b.std(), rel=0.12)
+
+
+def test_volumes_beyond_any_heart_count_as_the_largest() -> None:
+    """A generator that is hardly trained may fill the grid with one structure; that is measured, not refused."""
+    full = conditions.measured({}, np.full((64, 64, 64), ID["LV"], np.uint8), (2.5, 2.5, 2.5))
+    assert full.volumes_ml() == {"LV": conditions.MOST_ML}
+    scales = conditions.Scales((9.0,) * len(KEYS), (2.0,) * len(KEYS))
+    back = conditions.decode(torch.ones(conditions.WIDTH), scales)
+    assert set(back.volumes_ml().values()) == {conditions.MOST_ML}
 
 
 def test_what_is_asked_for_stays_and_draws_the_rest_along() -> None:

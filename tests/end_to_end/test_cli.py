@@ -39,6 +39,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["generate", "--sex", "X"], "--sex"),
         (["generate", "--phase", "2"], "--phase must lie between 0"),
         (["generate", "-n", "2", "--run", "nowhere"], "nowhere/autoencoder holds no finished autoencoder"),
+        (["generate", "--run", "nowhere", "--cohort", "c"], "--run stands for --autoencoder, --diffusion and --cohort"),
         (["plan", "--memory", "lots"], "--memory 'lots' is no size"),
     ],
 )

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from auricle.core.anatomy import KEYS
 from auricle.core.errors import InputError
 from auricle.core.files import read_json
 from auricle.core.runs import finished
+from auricle.data.augment import AugmentConfig
 from auricle.data.cohort import VirtualData
 from auricle.data.nifti import read_nifti
 from auricle.models.autoencoder import AutoencoderConfig
+from auricle.models.denoiser import DenoiserConfig
 from auricle.models.segmenter import SegmenterConfig
 from auricle.report.page import write_report
 from auricle.stages import autoencoder, cohort, diffusion, evaluate, finetune, generate, pretrain
@@ -251,8 +254,41 @@ def test_parts_that_do_not_belong_together_are_refused(tiny: recipes.Recipe, who
         evaluate.run(EvaluateStage(tmp_path / "wide", whole / "finetune" / "ours"), tmp_path / "e")
     with pytest.raises(InputError, match="cannot be mixed"):
         pretrain.run(replace(tiny.pretrain, generated=whole / "generate", cohort=tmp_path / "wide"), tmp_path / "p")
+    asked = replace(tiny.generate, autoencoder=whole / "autoencoder", diffusion=whole / "diffusion", cohort=tiny_cohort, gate=True)
+    with pytest.raises(InputError, match="copies of its cases would go unseen"):
+        generate.run(asked, tmp_path / "g")
     assert not (tmp_path / "g").exists()
     assert not (tmp_path / "e").exists()
+
+
+def test_networks_that_do_not_suit_the_grid_are_refused_before_anything_is_written(tiny: recipes.Recipe, whole: Path, tmp_path: Path) -> None:
+    """So that the same --out takes the corrected flags."""
+    deep = SegmenterConfig(channels=(4, 4, 4, 4, 4, 4, 4))
+    prepared = whole / "cohort"
+    wrong: dict[str, tuple[Any, Any]] = {
+        "coarse": (finetune, replace(tiny.finetune, cohort=prepared, network=deep)),
+        "wide": (finetune, replace(tiny.finetune, cohort=prepared, patch=(40, 40, 40))),
+        "whole": (pretrain, replace(tiny.pretrain, generated=None, cohort=prepared, network=deep)),
+        "latent": (diffusion, replace(tiny.diffusion, cohort=prepared, autoencoder=whole / "autoencoder", network=DenoiserConfig(channels=(8,) * 6))),
+        "shallow": (autoencoder, replace(tiny.autoencoder, cohort=prepared, patch=None, network=AutoencoderConfig(channels=(4,) * 7, blocks=1))),
+        "patch": (autoencoder, replace(tiny.autoencoder, cohort=prepared, patch=(64, 64, 64))),
+    }
+    for name, (stage, config) in wrong.items():
+        with pytest.raises(InputError, match=r"multiple of|does not fit"):
+            stage.run(config, tmp_path / name)
+        assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("patch", [None, (16, 16, 16)])
+def test_pairs_without_surroundings_are_continued(whole: Path, patch: tuple[int, int, int] | None) -> None:
+    """Turned views meet air at the edges of generated pairs, patches of them too; a case of the cohort shows what lies around it."""
+    turned = AugmentConfig(location_crop_probability=1.0, shift_mm=20.0, rotation_degrees=40.0)
+    same = {}
+    for name, pairs in (("generated", generated_pairs(whole / "generate")), ("cohort", cohort_pairs(whole / "cohort", "train"))):
+        views = [[pairs.batch([0], config, torch.Generator().manual_seed(i), patch=patch)[0] for i in range(6)]
+                 for config in (turned, replace(turned, continue_edges=True))]  # fmt: skip
+        same[name] = all(map(torch.equal, *views))
+    assert same == {"generated": False, "cohort": True}
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])

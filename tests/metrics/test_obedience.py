@@ -49,5 +49,5 @@ def test_thin_metal_counts_and_a_wide_bright_vein_does_not() -> None:
 def test_threshold_separates_what_can_be_separated() -> None:
     scores, metal = [0.0, 10.0, 20.0, 500.0, 900.0], [False, False, False, True, True]
     assert 20 < obedience.metal_threshold(scores, metal) < 500
-    assert obedience.metal_threshold(scores, [False] * 5) == float("inf")
-    assert obedience.metal_threshold([1.0] * 5, metal) == float("inf")
+    assert obedience.metal_threshold(scores, [False] * 5) is None
+    assert obedience.metal_threshold([1.0] * 5, metal) is None

@@ -92,6 +92,8 @@ def test_denoiser_starts_at_zero_and_sees_time() -> None:
     assert not torch.allclose(out, network(x, t.flip(0)))
     # Samples of a batch do not see each other.
     assert torch.allclose(out[1:], network(x[1:], t[1:]), atol=1e-4)
+    with pytest.raises(ValueError, match="multiple of 4, the heads"):
+        DenoiserConfig(channels=(8, 18))
     with pytest.raises(ValueError, match="divisible by 2"):
         network(torch.randn(1, 4, 7, 8, 8), t[:1])
 

@@ -106,4 +106,5 @@ def test_loudness_ranks_the_noise_that_is_restored(grains: list[Grain]) -> None:
         restored = texture.textures(restoration.restore(hu, label, SPACING, several, 0, index), label, SPACING)["blood"]
         assert restored is not None
         found[restoration.loudness(several, 0, index)] = round(restored.sd_hu / 10) * 10
-    assert [sd for _, sd in sorted(found.items())] == [10, 20, 30]
+    assert sorted(found.items()) == [(0.0, 10), (0.5, 20), (1.0, 30)]
+    assert restoration.loudness(several[:1], 0, 0) == restoration.loudness([], 0, 0) == 0.5

@@ -249,6 +249,8 @@ def generate_pairs(
     _configure(show)
     if run is None and replace(config, **NO_MODELS) == config:
         run = generate.DEFAULT_RUN
+    elif run is not None and replace(config, **NO_MODELS) != config:
+        raise InputError("--run stands for --autoencoder, --diffusion and --cohort: give it alone, or these without it")
     if run is not None:
         cohort_folder = run / "cohort" if (run / "cohort" / "done.json").exists() else None
         if config.refiner is None and (run / "refiner" / "done.json").exists():

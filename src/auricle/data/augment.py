@@ -190,12 +190,12 @@ def apply(
     """A view of `size` voxels around the center of a pair, transformed.
 
     `image` is (X, Y, Z) in HU and `label` (X, Y, Z) or None, both at `spacing` mm and usually larger than `size`. Outside of them lie air
-    and background, or with `continue_edges`, for a pair of just that size, what lies at its edge.
+    and background, or with `continue_edges` what lies at the edge.
     """
     grid = _sampling_grid(params, tuple(image.shape), size, spacing)
     if params.growth_mm is not None and label is not None:
         grid = grid + _growth(params.growth_mm, label, grid, spacing)
-    beyond = "border" if params.continue_edges and tuple(image.shape) == size else "zeros"
+    beyond = "border" if params.continue_edges else "zeros"
     moved = F.grid_sample(image[None, None].float() + 1024.0, grid, mode="bilinear", padding_mode=beyond, align_corners=True)[0, 0] - 1024.0
     picked = None
     if label is not None:

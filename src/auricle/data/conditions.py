@@ -24,8 +24,8 @@ LOCATION_MM = 10.0
 """Unit in which a network sees the location."""
 VOLUME_SPREAD = 0.35
 """How far drawn volumes may lie from a case's, in SDs of the cohort's logarithms: of its smoothed bootstrap."""
-LEAST_ML = 0.1
-"""Volumes below this count as this: the network sees logarithms."""
+LEAST_ML, MOST_ML = 0.1, 2000.0
+"""Measured volumes beyond these count as these: the network sees logarithms, and no structure of a heart is larger."""
 
 GROUPS: tuple[str, ...] = ("sex", "location", "metal", "contrast", "phase", *KEYS)
 """Conditions that are known or not, one flag each; the volumes by structure."""
@@ -70,7 +70,7 @@ class Conditions:
                 found[key.upper()] = float(number)
             except ValueError:
                 found[key.upper()] = math.nan
-            if key.upper() not in ID or not 0.0 < found[key.upper()] < 2000.0:
+            if key.upper() not in ID or not 0.0 < found[key.upper()] <= MOST_ML:
                 raise ValueError(f"--volume: {text!r} is not STRUCTURE=ML with a structure of {', '.join(KEYS)} and a volume in mL, as in LAA=12")
         return found
 
@@ -124,7 +124,7 @@ def measured(
         phase=float(phase) if isinstance(phase, int | float) and 0.0 <= phase <= 1.0 else None,
         metal=bool(metal) if isinstance(metal, list | bool) else None,
         location_mm=None if heart is None else float(np.clip(middle - heart[2], -100.0, 100.0)),
-        volume=tuple(f"{k}={counts[ID[k]]:.4g}" for k in KEYS if counts[ID[k]] > 0),
+        volume=tuple(f"{k}={min(counts[ID[k]], MOST_ML):.4g}" for k in KEYS if counts[ID[k]] > 0),
     )  # fmt: skip
 
 
@@ -173,7 +173,8 @@ def decode(vector: Tensor, scales: Scales) -> Conditions:
         return values[_group_of_value == i] if known[i] else None
 
     sex, location, metal, contrast, phase = (at(g) for g in GROUPS[:5])
-    volumes = {k: math.exp(float(v) * scales.sd[i] + scales.mean[i]) for i, k in enumerate(KEYS) if (v := at(k)) is not None}
+    most = math.log(MOST_ML)
+    volumes = {k: math.exp(min(float(v) * scales.sd[i] + scales.mean[i], most)) for i, k in enumerate(KEYS) if (v := at(k)) is not None}
     return Conditions(
         sex=None if sex is None else "M" if float(sex) > 0 else "F", contrast=None if contrast is None else CONTRASTS[int(contrast.argmax())],
         phase=None if phase is None else min(max((float(phase) + 1.0) / 2.0, 0.0), 1.0), metal=None if metal is None else bool(float(metal) > 0),
@@ -221,7 +222,8 @@ def complete(
 
     The donor is one that fulfills what is asked of sex, contrast and metal, where there is one, and lies near the phase, location and volumes
     asked for. With nothing of these asked, the donors take turns by `index`, so that a set of pairs is as varied as the cohort. Volumes then
-    move by a smoothed bootstrap that keeps mean and SD (Silverman 1986, section 6.4): ``m + (z - m + h e) / sqrt(1 + h^2)``, h = `spread`.
+    move by a smoothed bootstrap that keeps their mean m and SD s (Silverman 1986, section 6.4): ``m + (z - m + h s e) / sqrt(1 + h^2)``,
+    h = `spread`.
 
     Args:
         asked: what is asked for; stays as it is.
@@ -237,9 +239,13 @@ def complete(
         raise InputError("this model keeps no conditions of its training cases: ask for all, or take --no-complete")
     drawn = training[donor(asked, training, scales, index, generator)].clone()
     noise = torch.randn(len(KEYS), generator=generator)
-    mean = training[:, _FIRST_VOLUME:VALUES].mean(0)
+    # Views have set the unit (`scales`): of the cases alone the SD is another.
+    values, known = training[:, _FIRST_VOLUME:VALUES], training[:, WIDTH - len(KEYS) :]
+    count = known.sum(0).clamp(min=1)
+    mean = (values * known).sum(0) / count
+    sd = (((values - mean) * known).square().sum(0) / count).sqrt()
     z = drawn[_FIRST_VOLUME:VALUES]
-    drawn[_FIRST_VOLUME:VALUES] = (mean + (z - mean + spread * noise) / math.sqrt(1 + spread**2)) * drawn[VALUES + FLAGS - len(KEYS) :]
+    drawn[_FIRST_VOLUME:VALUES] = (mean + (z - mean + spread * sd * noise) / math.sqrt(1 + spread**2)) * drawn[WIDTH - len(KEYS) :]
     filled, volumes = decode(drawn, scales), asked.volumes_ml()
     others = tuple(v for v in filled.volume if v.partition("=")[0] not in volumes)
     given = {k: v for k in ("sex", "contrast", "phase", "metal", "location_mm") if (v := getattr(asked, k)) is not None}

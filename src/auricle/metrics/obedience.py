@@ -68,17 +68,17 @@ def metal_score(image: Image) -> float:
     return float((hat[found] - TOP_HAT_HU).sum())
 
 
-def metal_threshold(scores: Sequence[float], metal: Sequence[bool]) -> float:
+def metal_threshold(scores: Sequence[float], metal: Sequence[bool]) -> float | None:
     """The score above which a case counts as one with metal: the best mean of sensitivity and specificity (Youden 1950) on training cases.
 
-    Infinite where the cases do not include both kinds.
+    None where the cases do not include both kinds, or look alike.
     """
     values, truth = np.asarray(scores, float), np.asarray(metal, bool)
     if truth.all() or not truth.any():
-        return float("inf")
+        return None
     edges = np.unique(values)
     cuts = (edges[:-1] + edges[1:]) / 2
     if not len(cuts):
-        return float("inf")
+        return None
     youden = [(values[truth] > c).mean() + (values[~truth] <= c).mean() for c in cuts]
     return float(cuts[int(np.argmax(youden))])

@@ -69,12 +69,15 @@ class ResidualBlock(nn.Module):
         return out
 
 
+HEADS = 4
+"""Of the attention."""
+
+
 class Attention(nn.Module):
     """Self-attention over all voxels, for grids of a few thousand at most."""
 
-    def __init__(self, channels: int, heads: int = 4) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.heads = heads
         self.norm = group_norm(channels)
         self.qkv = Conv3d(channels, 3 * channels, 1)
         self.out = Conv3d(channels, channels, 1)
@@ -83,7 +86,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, X, Y, Z) to the same shape."""
         n, c, *grid = x.shape
-        q, k, v = self.qkv(self.norm(x)).reshape(n, 3, self.heads, c // self.heads, -1).transpose(3, 4).unbind(1)
+        q, k, v = self.qkv(self.norm(x)).reshape(n, 3, HEADS, c // HEADS, -1).transpose(3, 4).unbind(1)
         h = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(n, c, *grid)
         out: Tensor = x + self.out(h)
         return out

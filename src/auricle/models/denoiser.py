@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from auricle.models.blocks import Attention, Conv3d, ResidualBlock, group_norm, time_embedding, voxel_shuffle
+from auricle.models.blocks import HEADS, Attention, Conv3d, ResidualBlock, group_norm, time_embedding, voxel_shuffle
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,13 @@ class DenoiserConfig:
     def __post_init__(self) -> None:
         if not self.channels or min(self.channels) < 4 or self.blocks < 1:
             raise ValueError("--network.channels must be at least 4 each, --network.blocks at least 1")
+        if self.channels[-1] % HEADS:
+            raise ValueError(f"the last of --network.channels must be a multiple of {HEADS}, the heads of its attention, not {self.channels[-1]}")
+
+    @property
+    def multiple(self) -> int:
+        """Edges of the latent grid must be multiples of this."""
+        return int(2 ** (len(self.channels) - 1))
 
 
 class Grow(nn.Module):
@@ -74,9 +81,8 @@ class Denoiser(nn.Module):
         `time` is (N,) in 0..1; `condition` is (N, condition_width), all zero (or None) where nothing is known. Raises `ValueError` for a grid
         that cannot be halved.
         """
-        multiple = 2 ** (len(self.config.channels) - 1)
-        if any(length % multiple for length in x.shape[2:]):
-            raise ValueError(f"latent grid {tuple(x.shape[2:])} must be divisible by {multiple}: choose a model grid that is")
+        if any(length % self.config.multiple for length in x.shape[2:]):
+            raise ValueError(f"latent grid {tuple(x.shape[2:])} must be divisible by {self.config.multiple}: choose a model grid that is")
         embedding = self.time(time_embedding(time, self.width))
         if self.condition_width:
             known = x.new_zeros(len(x), self.condition_width) if condition is None else condition

@@ -171,9 +171,12 @@ def requested(table: Mapping[str, Any], new: Surveyed, real: Surveyed, unseen: S
     metal = [(m, bool(a["metal"])) for a, m in zip(real.attributes, real.metal, strict=True) if a.get("metal") is not None]
     threshold = obedience.metal_threshold([m for m, _ in metal], [t for _, t in metal])
     for name, wanted, seen in (("", asked, new), ("_real", unseen.attributes, unseen)):
-        timing = [ranges.obeyed(a["contrast"], h) for a, h in zip(wanted, seen.chamber_hu, strict=True) if a.get("contrast") and h is not None]
-        flat[f"contrast_obeyed_share{name}"] = _share([t for t in timing if t is not None])
-        rows = [(m > threshold, bool(a["metal"])) for a, m in zip(wanted, seen.metal, strict=True) if a.get("metal") is not None]
+        # A pair without ventricles to look at shows nothing that was asked for; of a timing that no training case has nothing is known.
+        timing = [(a["contrast"] in ranges.low, h is not None and ranges.obeyed(a["contrast"], h))
+                  for a, h in zip(wanted, seen.chamber_hu, strict=True) if a.get("contrast")]  # fmt: skip
+        flat[f"contrast_obeyed_share{name}"] = _share([bool(shown) for known, shown in timing if known])
+        rows = [] if threshold is None else [
+            (m > threshold, bool(a["metal"])) for a, m in zip(wanted, seen.metal, strict=True) if a.get("metal") is not None]  # fmt: skip
         flat[f"metal_obeyed_share{name}"] = _share([a == b for a, b in rows])
         flat[f"metal_sensitivity{name}"] = _share([a for a, b in rows if b])
         flat[f"metal_specificity{name}"] = _share([not a for a, b in rows if not b])

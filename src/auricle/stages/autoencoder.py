@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from auricle.core import progress
 from auricle.core.config import from_json
+from auricle.core.errors import InputError
 from auricle.core.files import write_json
 from auricle.core.runs import Run, finished
 from auricle.data.augment import AugmentConfig
@@ -50,7 +51,7 @@ class AutoencoderStage:
     """Seed of everything random."""
 
     def __post_init__(self) -> None:
-        if self.patch is not None and any(n % self.network.downsampling for n in self.patch):
+        if self.patch is not None and any(n < 1 or n % self.network.downsampling for n in self.patch):
             raise ValueError(f"--patch must be multiples of {self.network.downsampling} for this network, not {self.patch}")
 
 
@@ -61,6 +62,11 @@ def run(config: AutoencoderStage, out: Path) -> Path:
         progress.report(f"{out}: autoencoder is trained")
         return out
     train, held_out = cohort_pairs(config.cohort, "train"), cohort_pairs(config.cohort, "validation")
+    size, multiple = train.grid.size, config.network.downsampling
+    if any(n % multiple for n in size):
+        raise InputError(f"the model grid of {size} voxels is no multiple of {multiple}, as this network needs: choose fewer --network.channels")
+    if config.patch is not None and any(p > n for p, n in zip(config.patch, size, strict=True)):
+        raise InputError(f"--patch {config.patch} does not fit into the model grid of {size} voxels: make it smaller")
     config.hardware.fabric()
     this.begin()
     torch.manual_seed(config.seed)

@@ -74,6 +74,10 @@ def run(config: DiffusionStage, out: Path) -> Path:
         return out
     train, held_out = cohort_pairs(config.cohort, "train"), cohort_pairs(config.cohort, "validation")
     encoder = autoencoder_stage.load(config.autoencoder)
+    latent = tuple(n // encoder.config.downsampling for n in train.grid.size)
+    if any(n % config.network.multiple for n in latent):
+        way_out = "choose fewer --network.channels"
+        raise InputError(f"latents of {latent} voxels are no multiple of {config.network.multiple}, as this network needs: {way_out}")
     config.hardware.fabric()
     this.begin()
     latents, scales = _cached_latents(out / LATENTS, encoder, config, train, held_out)

@@ -20,7 +20,7 @@ from auricle.losses.segmentation import deep_supervision
 from auricle.metrics import overlap
 from auricle.models.segmenter import Segmenter, SegmenterConfig
 from auricle.stages.pairs import Grid, Pairs, Triple, cohort_pairs, generated_pairs
-from auricle.stages.pretrain import check_patch, hold_out
+from auricle.stages.pretrain import check_grid, check_patch, hold_out
 from auricle.stages.weights import for_inference, load_state, read_model, save_model
 from auricle.training.loop import FitConfig, Hardware, Plan, fit
 
@@ -106,6 +106,7 @@ def run(config: FinetuneStage, out: Path) -> Path:
         raise InputError(f"--ratio {config.ratio:g} asks for no generated pair of {len(labeled) + len(held_out)} labeled cases: raise it")
     torch.manual_seed(config.seed)
     network = Segmenter(config.network, outputs=LABEL_COUNT) if config.initial is None else _started(config.initial, train.grid, config.patch)
+    check_grid(train.grid.size, config.patch, network.config)
     if config.pretrained is not None:
         transfer_encoder(network, config.pretrained)
     config.hardware.fabric()
@@ -159,7 +160,7 @@ def transfer_encoder(network: Segmenter, folder: Path) -> None:
 def _started(folder: Path, grid: Grid, patch: Triple | None) -> Segmenter:
     """The segmenter in `folder` as a start, trainable."""
     network, theirs, _ = _read(segmenter_folder(folder))
-    check_patch(patch or grid.size, network.config)
+    check_patch(patch, network.config)
     if any(abs(a / b - 1) > 0.1 for a, b in zip(grid.spacing, theirs.spacing, strict=True)):
         sizes = [" x ".join(f"{v:g}" for v in g.spacing) for g in (theirs, grid)]
         progress.notice(f"--initial {folder}: was trained at {sizes[0]} mm, this cohort has {sizes[1]} mm; a cohort of its spacing suits it better")

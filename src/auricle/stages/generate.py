@@ -17,7 +17,7 @@ from auricle.core.anatomy import LABEL_COUNT
 from auricle.core.config import to_json
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
-from auricle.core.runs import Run, finished
+from auricle.core.runs import Run, finished, input_of
 from auricle.core.seeds import torch_generator
 from auricle.data import conditions
 from auricle.data.conditions import Conditions
@@ -210,6 +210,8 @@ def run(config: GenerateStage, out: Path) -> Path:
     inputs = {"autoencoder": finished(config.autoencoder, "autoencoder"), "diffusion": finished(config.diffusion, "diffusion")}
     if config.cohort is not None:
         inputs["cohort"] = finished(config.cohort, "cohort")
+        if config.gate and inputs["cohort"] != input_of(config.diffusion, "cohort"):
+            raise InputError(f"{config.cohort} is not what {config.diffusion} was trained on: copies of its cases would go unseen; name that cohort")
     if config.refiner is not None:
         inputs["refiner"] = finished(config.refiner, "refiner")
     this = Run(out, "generate", config, inputs)
@@ -311,7 +313,8 @@ def _fill_up(maker: Maker, out: Path, records: list[dict[str, Any]], lacking: in
         part = chosen[start : start + maker.config.batch_size]
         for index, candidate in zip(part, maker.make(part), strict=True):
             _write_pair(out, candidate, maker.grid)
-            records[index]["kept"] = True
+            # Restored, it may be another one than was judged.
+            records[index] = {**describe(candidate, maker), "kept": True}
 
 
 def levels(config: GenerateStage, kind: Kind) -> Tensor:

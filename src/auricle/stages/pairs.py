@@ -1,7 +1,7 @@
 """Pairs of image and label map, read from the folders that other stages wrote."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,6 +118,9 @@ class Pairs:
         for index in indices:
             image, label = self[index]
             params = augment.draw(config, (extent[0], extent[1], extent[2]), generator)
+            if tuple(label.shape) != self.grid.size:
+                # Only a pair without a margin has nothing else beyond its edges.
+                params = replace(params, continue_edges=False)
             if patch is not None:
                 points = self._anchors_of(index, label) if focus else []
                 params = augment.move_to_patch(

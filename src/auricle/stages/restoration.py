@@ -44,6 +44,8 @@ def learn(pairs: Pairs, path: Path) -> None:
         image, label = pairs.hu(i)
         image = np.clip(image, -CLIP_HU, CLIP_HU)
         grains.append(texture.grain(image, image, label, pairs.grid.spacing))
+    if not any(grains):
+        progress.notice("no training case shows enough quiet blood and muscle to learn its noise from: pairs keep the texture of the decoder")
     write_json(path, {"grains": [asdict(g) for g in grains if g is not None]})
 
 
@@ -83,11 +85,11 @@ def restore(
 
 
 def loudness(grains: Sequence[Grain], seed: int, index: int) -> float:
-    """Rank, 0..1, of the noise that `restore` gives candidate `index` among those of all `grains`; a half where there is none."""
-    if not grains:
+    """Rank, 0 (quietest) to 1 (loudest), of the noise that `restore` gives candidate `index` among those of `grains`; a half for fewer than two."""
+    if len(grains) < 2:
         return 0.5
-    noise = [g.sd_hu["blood"] for g in grains]
-    return float(np.mean([n < _drawn(grains, seed, index)[1].sd_hu["blood"] for n in noise]))
+    drawn = _drawn(grains, seed, index)[1].sd_hu["blood"]
+    return sum(g.sd_hu["blood"] < drawn for g in grains) / (len(grains) - 1)
 
 
 def _drawn(grains: Sequence[Grain], seed: int, index: int) -> tuple[np.random.Generator, Grain]:

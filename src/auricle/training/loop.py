@@ -63,8 +63,11 @@ class FitConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--fit.{name.replace('_', '-')} must be at least 1, not {value}")
-        if self.learning_rate <= 0:
-            raise ValueError(f"--fit.learning-rate must be positive, not {self.learning_rate}")
+        for name in ("learning_rate", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"--fit.{name.replace('_', '-')} must be positive, not {getattr(self, name)}")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"--fit.ema-decay must lie in 0..1, below 1, not {self.ema_decay}")
 
 
 @dataclass(frozen=True)
