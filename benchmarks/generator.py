@@ -156,7 +156,8 @@ def speed(o: argparse.Namespace) -> str:
 All latents have four channels at a quarter of the resolution along each axis. The memory is what the peak rises above that of libraries,
 networks and inputs. Weights are random: time is compared, not quality. 20 steps of DPM-Solver++ and 30 of rectified flow are the projects' own
 choices; one evaluation leaves them out. PyTorch convolves one small volume in a slow way, which our layers go around and MONAI's do not: it
-counts wherever one pair is processed, and not in training steps on two or more. Published widths have far more parameters than ours.
+counts wherever one pair is processed, and not in training steps on two or more. Published widths (maisi-wide), where they are shown, have far more
+parameters than ours.
 
 {comparison(found)}"""
     if len(o.sizes) > 1:
@@ -232,6 +233,7 @@ def reconstruction(o: argparse.Namespace) -> str:
     header = ["whose", "network", "parameters, M", "steps", "image RMSE, HU", "impossible boundary, %", "mean Dice", *KEYS]
     return f"""Round trip of {o.cases} held-out cases (at most) after {o.minutes:g} minutes of training each on the same {BATCH} patches of {PATCH}^3
 voxels a step, with the same loss, AdamW and rate over time. One seed.
+So short a training says who is faster off the mark, not what they reach in the end.
 
 {table(header, rows)}"""
 

@@ -71,7 +71,8 @@ def main() -> None:
                      f"{apart:.3f}", f"{100 * passing:.0f}%"])  # fmt: skip
         progress.report(" | ".join(rows[-1]))
     command = f"python -m benchmarks.samplers {options.run} --pairs {options.pairs}"
-    publish(table(COLUMNS, rows), out=options.out, name="generator-samplers", title="Steps of a sampler", command=command)
+    note = "Judged as decoded: nothing is restored, refined or rejected, so distances are larger than [those of finished pairs](generator.md)."
+    publish(f"{note}\n\n{table(COLUMNS, rows)}", out=options.out, name="generator-samplers", title="Steps of a sampler", command=command)
 
 
 if __name__ == "__main__":
