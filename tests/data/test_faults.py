@@ -42,8 +42,14 @@ ELSEWHERE = {
     25: ("data/test_dicom.py", "test_missing_codec_is_named"),
     26: ("data/test_dicom.py", "test_enhanced_multi_frame"),
     28: ("training/test_loop.py", "test_what_is_not_safetensors_is_refused"),
+    29: ("core/test_runs.py", "test_a_finished_run_is_done_for_its_own_configuration_alone"),
+    30: ("training/test_loop.py", "test_a_killed_run_resumes_to_the_same_weights"),
+    31: ("stages/test_export.py", "test_a_full_disk_is_refused_before_anything_is_written"),
+    32: ("core/test_runs.py", "test_a_live_owner_keeps_the_lock_and_a_dead_one_does_not"),
     33: ("data/test_cohort.py", "test_row_33_an_edited_file_is_prepared_again_and_the_others_are_kept"),
+    35: ("stages/test_plan.py", "test_row_35_a_run_says_beforehand_what_will_not_fit"),
     36: ("end_to_end/test_segment.py", "test_no_heart_is_invented_in_air_or_noise"),
+    37: ("stages/test_export.py", "test_no_name_of_a_patient_and_no_copy_of_a_scan_goes_out"),
 }
 
 

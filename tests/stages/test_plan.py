@@ -2,14 +2,18 @@
 
 import json
 import math
+import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from auricle import recipes
+from auricle import cli, recipes
+from auricle.cli import commands
 from auricle.core.errors import InputError
+from auricle.core.machine import free_bytes
 from auricle.data.cohort import VirtualData
 from auricle.models.autoencoder import AutoencoderConfig
 from auricle.models.denoiser import DenoiserConfig
@@ -24,9 +28,10 @@ from auricle.stages.evaluate import EvaluateStage
 from auricle.stages.finetune import FinetuneStage
 from auricle.stages.generate import GenerateStage
 from auricle.stages.needs import length
-from auricle.stages.plan import Estimate, duration, parse_size, plan, rows, table
+from auricle.stages.plan import Estimate, duration, parse_size, plan, rows, shortages, table
 from auricle.stages.pretrain import PretrainStage
 from auricle.stages.refiner import RefinerStage
+from auricle.study.plan import Step
 from auricle.training.loop import FitConfig, Hardware
 
 HERE = Path("nowhere")
@@ -213,6 +218,25 @@ def test_the_table_names_every_stage_and_its_advice() -> None:
         "stage": "autoencoder", "needs_gib": estimates[0].needs_gib, "seconds": estimates[0].seconds, "steps": 40, "fits": False,
         "advice": estimates[0].advice,
     }  # fmt: skip
+
+
+def test_row_35_a_run_says_beforehand_what_will_not_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    free = BASE + 2**20
+    lines = shortages(TINY, free)
+    assert [line.split()[0] for line in lines] == [name for name, _ in TINY[1:]]
+    assert all(re.match(r"\w+ needs about [\d.]+ GiB of memory, 0\.4 GiB are free: (--|needs a smaller model grid)", line) for line in lines)
+    assert shortages(TINY, 2**40) == []
+    assert 0 < free_bytes() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    # The command tells, and goes on: an estimate is one.
+    monkeypatch.setattr(commands, "free_bytes", lambda: free)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    steps = [Step(name, lambda config, out: out, config, tmp_path / name) for name, config in TINY]
+    monkeypatch.setattr(recipes, "steps", lambda *arguments: steps)
+    monkeypatch.setattr(commands, "write_report", lambda *arguments: tmp_path / "report.html")
+    cli.main(["run", "--out", str(tmp_path / "r"), "--hardware.accelerator", "cpu"])
+    assert "autoencoder needs about" in capsys.readouterr().err
+    # What is to run on the CPU leaves GPUs to others, in all stages.
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_durations_are_written_in_the_unit_that_suits() -> None:

@@ -1,5 +1,6 @@
 """One function a command: it fills a stage's configuration from the options, runs it and says where the result lies."""
 
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
 
 from auricle import __version__, recipes
@@ -26,7 +28,7 @@ from auricle.cli.options import (
 from auricle.core import progress
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
-from auricle.core.machine import describe_machine, peak_gib
+from auricle.core.machine import describe_machine, free_bytes, peak_gib
 from auricle.data.cohort import FolderData
 from auricle.report import check_page
 from auricle.report.assessment import write_assessment
@@ -73,6 +75,8 @@ from auricle.training.loop import Hardware
 def _stage(run: Callable[[Any, Path], Any], config: type[Any], text: str) -> Callable[..., None]:
     def command(config: Any, out: Path, show: Show) -> None:
         _configure(show)
+        if hasattr(config, "hardware"):
+            _take(config.hardware)
         run(config, out)
         progress.event("finished", out=str(out))
         if not show.json:
@@ -86,14 +90,17 @@ def _stage(run: Callable[[Any, Path], Any], config: type[Any], text: str) -> Cal
 def run_all(options: Annotated[RunOptions, tyro.conf.arg(name="")], show: Shown) -> None:
     """Run every stage of a recipe, its arms included, and write the report."""
     _configure(show)
-    options.hardware.fabric()
+    _take(options.hardware)
     data = _own_data(options)
     chosen = recipes.recipe(options.recipe)
     chosen = replace(chosen, cohort=replace(chosen.cohort, workers=options.workers))
-    plan = recipes.steps(chosen, options.out, data, options.seed, options.hardware)
-    for number, step in enumerate(plan, 1):
-        progress.event("stage", name=step.name, number=number, total=len(plan))
-        progress.report(f"[{number}/{len(plan)}] {step.name}")
+    steps = recipes.steps(chosen, options.out, data, options.seed, options.hardware)
+    if options.hardware.accelerator == "cpu" or not torch.cuda.is_available():
+        for text in plan.shortages([(s.name, s.config) for s in steps], free_bytes()):
+            progress.notice(text)
+    for number, step in enumerate(steps, 1):
+        progress.event("stage", name=step.name, number=number, total=len(steps))
+        progress.report(f"[{number}/{len(steps)}] {step.name}")
         step.run(step.config, step.out)
         _remember(options)
     page = write_report(options.out, float(read_json(options.out / "run.json")["peak_gib"]))
@@ -157,7 +164,7 @@ def study_arms(options: Annotated[StudyOptions, tyro.conf.arg(name="")], show: S
     """Compare arms over folds, seeds and budgets, and write study.csv, tables and figures."""
     _configure(show)
     config = options.config()
-    options.hardware.fabric()
+    _take(options.hardware)
     data = _own_data(options)
     chosen = recipes.with_data(recipes.recipe(options.recipe), data, options.seed)
     chosen = replace(chosen, cohort=replace(chosen.cohort, workers=options.workers))
@@ -309,6 +316,13 @@ def plan_recipe(options: Annotated[PlanOptions, tyro.conf.arg(name="")], show: S
     lacking = [e.stage for e in estimates if e.fits is False]
     if lacking:
         raise InputError(f"{', '.join(lacking)} would not fit into {options.memory}: see the flags above")
+
+
+def _take(hardware: Hardware) -> None:
+    """Raise `InputError` where there is no such device; the choice of the CPU holds for encoding, generation and evaluation, too."""
+    hardware.fabric()
+    if hardware.accelerator == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def _configure(show: Show) -> None:

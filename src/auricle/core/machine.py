@@ -1,5 +1,6 @@
 """What a run ran on, for its provenance, and how much memory it took."""
 
+import contextlib
 import os
 import platform
 import resource
@@ -24,6 +25,17 @@ def peak_gib() -> float:
     unit = 1 if sys.platform == "darwin" else 1024
     used = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return used * unit / 2**30
+
+
+def free_bytes() -> int:
+    """Memory that is free for this process: on Linux what the kernel and the limit of the control group leave, elsewhere what the machine has."""
+    found = [_memory_bytes()]
+    meminfo, group = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+    if meminfo.exists():
+        found += [int(line.split()[1]) * 1024 for line in meminfo.read_text(encoding="utf-8").splitlines() if line.startswith("MemAvailable:")]
+    with contextlib.suppress(OSError, ValueError):  # no such limit, or "max"
+        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return max(0, min(found))
 
 
 def _processor() -> str:

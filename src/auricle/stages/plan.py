@@ -61,6 +61,12 @@ def plan(
     return estimates
 
 
+def shortages(recipe_steps: Sequence[tuple[str, Any]], free: int) -> list[str]:
+    """A line for every stage that needs more than the `free` bytes of memory, with the flags of its command with which it does not."""
+    return [f"{e.stage} needs about {e.needs_gib:.1f} GiB of memory, {free / 2**30:.1f} GiB are free: {e.advice}"
+            for e in plan(recipe_steps, free, None) if e.fits is False]  # fmt: skip
+
+
 def parse_size(text: str) -> int:
     """Bytes of a size such as ``16GiB``, ``16 GB``, ``800MiB`` or ``17179869184``; raises `InputError` for anything else."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B|B|)\s*", text, re.IGNORECASE)
