@@ -11,7 +11,10 @@ from typing import Any
 
 from auricle.core.anatomy import KEYS
 from auricle.core.files import atomic_path, read_json, write_text
+from auricle.report import words
 from auricle.report.page import write_report
+from auricle.report.reading import RunFolder
+from auricle.report.summary import differences
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -24,12 +27,15 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
 
-def page(name: str, run: dict[str, Any], summary: dict[str, Any]) -> str:
-    """The Markdown text."""
+def page(name: str, run: dict[str, Any], summary: dict[str, Any], pairs: dict[str, Any], said: list[str]) -> str:
+    """The Markdown text; `pairs` is pairs.json, `said` how the arms compare with the baseline."""
     machine = run["machine"]
     code, generated = summary["autoencoder"], summary["generate"]
     arms = summary["arms"]
     keys = ["mean", *KEYS]
+    gate, kept = pairs["gate"], len(pairs["pairs"])
+    good = sum(not p["faults"] for p in pairs["pairs"])
+    filled = f"; {kept - good} of the {kept} pairs are the least faulty of the others, since the tries were used up" if good < kept else ""
     minutes = [[stage, f"{seconds / 60:.1f}"] for stage, seconds in summary["seconds"].items()]
     return f"""# Results of the {run["recipe"]} recipe
 
@@ -52,11 +58,14 @@ image RMSE {code["image_rmse_hu"]:.0f} HU.
 ## Generated pairs
 
 All eight structures are present (0.5 mL or more each) in {100 * generated["complete_share"]:.0f}% of the pairs; specks
-{100 * generated["speck_share"]:.3f}% of the foreground.
+{100 * generated["speck_share"]:.3f}% of the foreground. {gate["passed"]} of {gate["candidates"]} candidates passed the gate ({gate["copies"]} were
+copies){filled}.
 
 {table(["", *KEYS], [["mean volume, generated / training", *(number(generated["volume_ratio"][k], 2) for k in KEYS)]])}
 
 ## Arms, test patients
+
+{" ".join(said)}
 
 Dice:
 
@@ -86,7 +95,10 @@ def main() -> None:
     assert first is not None
     with atomic_path(options.target.with_suffix(".png")) as temporary:
         temporary.write_bytes(base64.b64decode(first.group(1)))
-    write_text(options.target.with_suffix(".md"), page(options.target.name, facts, read_json(options.run / "summary.json")))
+    write_text(options.target.with_suffix(".md"), page(
+        options.target.name, facts, read_json(options.run / "summary.json"), read_json(options.run / "generate" / "pairs.json"),
+        [words.compared(arm, found) for arm, found in differences(RunFolder(options.run)).items()],
+    ))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -51,9 +51,9 @@ def with_data(chosen: Recipe, data: Data | None, seed: int) -> Recipe:
 def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Hardware) -> list[Step]:
     """The stages of a whole run under `root`, in order, the arms included.
 
-    As many pairs are generated as fine-tuning mixes in: `ratio` for each labeled training case. Few cases of one's own are varied, for
-    the generator (`for_few_cases`) and for the segmenters of all arms (`with_variety`), `ours-plus` with its control joins the arms, and
-    early stopping looks at the validation cases, so that all training cases train.
+    As many pairs are generated as fine-tuning mixes in: `ratio` for each labeled case that trains or is held out for early stopping. Few
+    cases of one's own are varied, for the generator (`for_few_cases`) and for the segmenters of all arms (`with_variety`), `ours-plus` with
+    its control joins the arms, and early stopping looks at the validation cases, so that all training cases train.
     """
     names = ("cohort", "autoencoder", "refiner", "diffusion", "generate", "pretrain", "varied", "first-varied", "first-real")
     folder = {name: root / name for name in names}
@@ -142,7 +142,8 @@ def demo() -> Recipe:
             fit=FitConfig(steps=840, batch_size=8, optimizer="muon", learning_rate=2e-3, schedule="one-cycle", ema_decay=0.99,
                           validate_every=210),
         ),
-        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, sampler="dpmpp", steps=20, batch_size=6, tries=2),
+        # Pairs to train on: fitted to the volumes asked for, label maps and images part (docs/results/study.md).
+        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, sampler="dpmpp", steps=20, batch_size=6, tries=2, fit_volumes=False),
         pretrain=PretrainStage(
             _ELSEWHERE, network=network,
             fit=FitConfig(steps=100, batch_size=2, optimizer="muon", learning_rate=2e-3, schedule="one-cycle", validate_every=50,

@@ -171,16 +171,16 @@ def test_row_20_one_patient_id_in_two_splits_is_refused(tmp_path: Path, cases: l
     ids = {c.id: c.id for c in cases}
 
     def mark(path: Path) -> str | None:
-        return ids[path.name.removesuffix("_0000.nii.gz")]
+        return ids[path.name.removesuffix("_0000.nii.gz")] or None
 
     monkeypatch.setattr("auricle.data.cohort.patient_mark", mark)
     FolderCohort(config.data).check_patients(splits)
     ids |= {a: "P", b: "P"}
-    with pytest.raises(InputError, match=r"\((train|test)\) and .* have the same PatientID: say in patients\.csv"):
+    with pytest.raises(InputError, match=r"\((train|test)\) and .* have the same PatientID: say in patients\.csv, or in the column"):
         cohort.run(config, tmp_path / "cohort")
     assert not (tmp_path / "cohort").exists()
     # What anonymization wrote everywhere is nobody; and a table knows better.
-    ids |= dict.fromkeys(ids, "ANON")
+    ids |= dict.fromkeys(ids, "ANON") | {cases[4].id: ""}
     FolderCohort(config.data).check_patients(splits)
     ids |= {c.id: c.id for c in cases} | {a: "P", b: "P"}
     (tmp_path / "raw" / "patients.csv").write_text(f"id,patient\n{a},one\n{b},two\n")

@@ -161,6 +161,15 @@ def test_the_unit_of_volumes_does_not_widen_them() -> None:
         assert a.std() == pytest.approx(b.std(), rel=0.12)
 
 
+def test_a_pair_that_starts_from_one_view_has_volumes_near_its_own() -> None:
+    """How near is told by the spread of the cases, which one view alone does not have."""
+    cases, training, scales = _training()
+    drawn = [conditions.complete(Conditions(), training[:1], scales, i, torch.Generator().manual_seed(i), 0.2, training) for i in range(300)]
+    logs = np.log([c.volumes_ml()["LV"] for c in drawn])
+    assert logs.mean() == pytest.approx(np.log(cases[0].volumes_ml()["LV"]), abs=0.02)
+    assert logs.std() == pytest.approx(0.2 / np.sqrt(1.04) * np.log([c.volumes_ml()["LV"] for c in cases]).std(), rel=0.15)
+
+
 def test_volumes_beyond_any_heart_count_as_the_largest() -> None:
     """A generator that is hardly trained may fill the grid with one structure; that is measured, not refused."""
     full = conditions.measured({}, np.full((64, 64, 64), ID["LV"], np.uint8), (2.5, 2.5, 2.5))

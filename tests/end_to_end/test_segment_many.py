@@ -258,6 +258,9 @@ def test_files_of_one_series_are_one_scan(tmp_path: Path, patient: Case) -> None
     found, many = batch.find_scans(files, None, None, tmp_path / "out")
     assert (len(files), len(found), many) == (6, 2, True)
     assert batch.find_scans(files[:3], None, None, tmp_path / "out")[1] is False
+    # One that is damaged fails by itself later, and ends nothing here.
+    files[3].write_bytes(bytes(128) + b"DICM" + bytes(range(200)))
+    assert len(batch.find_scans(files, None, None, tmp_path / "out")[0]) == 3
 
 
 def test_results_are_no_scans_and_one_scan_counts_once(model: Path, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from auricle.stages.evaluate import EvaluateStage
 from auricle.stages.finetune import FinetuneStage
 from auricle.stages.generate import GenerateStage
 from auricle.stages.needs import length
-from auricle.stages.plan import Estimate, duration, parse_size, plan, rows, shortages, table
+from auricle.stages.plan import Estimate, duration, parse_size, plan, rows, shortage, table
 from auricle.stages.pretrain import PretrainStage
 from auricle.stages.refiner import RefinerStage
 from auricle.study.plan import Step
@@ -221,20 +220,22 @@ def test_the_table_names_every_stage_and_its_advice() -> None:
 
 
 def test_row_35_a_run_says_beforehand_what_will_not_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    free = BASE + 2**20
-    lines = shortages(TINY, free)
-    assert [line.split()[0] for line in lines] == [name for name, _ in TINY[1:]]
-    assert all(re.match(r"\w+ needs about [\d.]+ GiB of memory, 0\.4 GiB are free: (--|needs a smaller model grid)", line) for line in lines)
-    assert shortages(TINY, 2**40) == []
+    names = [name for name, _ in TINY[1:]]
+    told = shortage(TINY, 2**20, names, BASE)
+    assert told.startswith("0.4 GiB of memory are free, less than autoencoder about 0.")
+    assert [name for name in names if f" {name} about " in told] == names
+    assert "`auricle plan --memory 0.4GiB`" in told
+    assert shortage(TINY, 2**20, names[2:3], BASE).count(" about ") == 1
+    assert shortage(TINY, 2**40, names, BASE) == shortage(TINY, 2**20, [], BASE) == ""
     assert 0 < free_bytes() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     # The command tells, and goes on: an estimate is one.
-    monkeypatch.setattr(commands, "free_bytes", lambda: free)
+    monkeypatch.setattr(commands, "free_bytes", lambda: 2**20)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     steps = [Step(name, lambda config, out: out, config, tmp_path / name) for name, config in TINY]
     monkeypatch.setattr(recipes, "steps", lambda *arguments: steps)
     monkeypatch.setattr(commands, "write_report", lambda *arguments: tmp_path / "report.html")
     cli.main(["run", "--out", str(tmp_path / "r"), "--hardware.accelerator", "cpu"])
-    assert "autoencoder needs about" in capsys.readouterr().err
+    assert "GiB of memory are free, less than autoencoder about" in capsys.readouterr().err
     # What is to run on the CPU leaves GPUs to others, in all stages.
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 

@@ -90,13 +90,15 @@ def _stage(run: Callable[[Any, Path], Any], config: type[Any], text: str) -> Cal
 def run_all(options: Annotated[RunOptions, tyro.conf.arg(name="")], show: Shown) -> None:
     """Run every stage of a recipe, its arms included, and write the report."""
     _configure(show)
+    options.hardware.fabric()
     _take(options.hardware)
     data = _own_data(options)
     chosen = recipes.recipe(options.recipe)
     chosen = replace(chosen, cohort=replace(chosen.cohort, workers=options.workers))
     steps = recipes.steps(chosen, options.out, data, options.seed, options.hardware)
     if options.hardware.accelerator == "cpu" or not torch.cuda.is_available():
-        for text in plan.shortages([(s.name, s.config) for s in steps], free_bytes()):
+        left = {s.name for s in steps if not (s.out / "done.json").exists()}
+        if text := plan.shortage([(s.name, s.config) for s in steps], free_bytes(), left):
             progress.notice(text)
     for number, step in enumerate(steps, 1):
         progress.event("stage", name=step.name, number=number, total=len(steps))
@@ -164,6 +166,7 @@ def study_arms(options: Annotated[StudyOptions, tyro.conf.arg(name="")], show: S
     """Compare arms over folds, seeds and budgets, and write study.csv, tables and figures."""
     _configure(show)
     config = options.config()
+    options.hardware.fabric()
     _take(options.hardware)
     data = _own_data(options)
     chosen = recipes.with_data(recipes.recipe(options.recipe), data, options.seed)
@@ -319,8 +322,7 @@ def plan_recipe(options: Annotated[PlanOptions, tyro.conf.arg(name="")], show: S
 
 
 def _take(hardware: Hardware) -> None:
-    """Raise `InputError` where there is no such device; the choice of the CPU holds for encoding, generation and evaluation, too."""
-    hardware.fabric()
+    """Let the choice of the CPU hold for encoding, generation and evaluation, which take a GPU where they see one."""
     if hardware.accelerator == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -33,8 +33,10 @@ def free_bytes() -> int:
     meminfo, group = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
     if meminfo.exists():
         found += [int(line.split()[1]) * 1024 for line in meminfo.read_text(encoding="utf-8").splitlines() if line.startswith("MemAvailable:")]
-    with contextlib.suppress(OSError, ValueError):  # no such limit, or "max"
-        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    with contextlib.suppress(OSError, ValueError, KeyError):  # no such limit, or "max"
+        # Pages of files that were read are given up when memory is needed.
+        cached = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["inactive_file"]
+        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()) + int(cached))
     return max(0, min(found))
 
 

@@ -1,6 +1,8 @@
 """Where cases come from: virtual patients, or scans with label maps in a folder or listed in a table."""
 
+import itertools
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -172,15 +174,17 @@ class FolderCohort:
     def check_patients(self, splits: Sequence[Split]) -> None:
         """Raise `InputError` where the PatientID says that cases of two splits are one patient, and no table says who they are.
 
-        An ID that all cases share stands for nobody: anonymization left it there.
+        An ID that all cases with one share stands for nobody: anonymization left it there.
         """
-        marks = [patient_mark(p.image) if p.patient is None else None for p in self._pairs]
-        first: dict[str, int] = {}
-        for i, mark in enumerate(marks if len(set(marks)) > 1 else []):
-            a = i if mark is None else first.setdefault(mark, i)
-            if splits[a] != splits[i]:
-                told = f"{self.ids[a]} ({splits[a]}) and {self.ids[i]} ({splits[i]}) have the same PatientID"
-                raise InputError(f"{told}: say in patients.csv who the patient of each case is")
+        groups: dict[str, list[int]] = defaultdict(list)
+        for i, pair in enumerate(self._pairs):
+            if (mark := patient_mark(pair.image)) is not None:
+                groups[mark].append(i)
+        for group in groups.values() if len(groups) > 1 else []:
+            for a, b in itertools.combinations(group, 2):
+                if splits[a] != splits[b] and None in (self._pairs[a].patient, self._pairs[b].patient):
+                    told = f"{self.ids[a]} ({splits[a]}) and {self.ids[b]} ({splits[b]}) have the same PatientID"
+                    raise InputError(f"{told}: say in patients.csv, or in the column patient of the table, whose they are")
 
     def load(self, index: int, grid: ModelGrid) -> tuple[Case, list[str]]:
         """Read pair `index`; raises `InputError` for a pair that cannot be used."""

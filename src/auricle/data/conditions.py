@@ -215,8 +215,17 @@ def donor(asked: Conditions, training: Tensor, scales: Scales, index: int, gener
     return int(suited[index % len(suited)])
 
 
+def _volume_moments(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and SD of each structure's volume over the vectors (N, `WIDTH`) that know it, in the unit of their scales."""
+    values, known = vectors[:, _FIRST_VOLUME:VALUES], vectors[:, WIDTH - len(KEYS) :]
+    count = known.sum(0).clamp(min=1)
+    mean = (values * known).sum(0) / count
+    return mean, (((values - mean) * known).square().sum(0) / count).sqrt()
+
+
 def complete(
-    asked: Conditions, training: Tensor, scales: Scales, index: int, generator: torch.Generator, spread: float = VOLUME_SPREAD
+    asked: Conditions, training: Tensor, scales: Scales, index: int, generator: torch.Generator, spread: float = VOLUME_SPREAD,
+    among: Tensor | None = None,
 ) -> Conditions:  # fmt: skip
     """Fill in what `asked` leaves open, as in the training cases: those of one case (a donor) with other volumes near its own.
 
@@ -231,6 +240,8 @@ def complete(
         scales: those of `training`.
         index: number of the pair.
         generator: source of the draw.
+        spread: h.
+        among: vectors of the cases whose SD is s; those of `training` unless given.
 
     Raises:
         InputError: there are no training cases.
@@ -240,10 +251,8 @@ def complete(
     drawn = training[donor(asked, training, scales, index, generator)].clone()
     noise = torch.randn(len(KEYS), generator=generator)
     # Views have set the unit (`scales`): of the cases alone the SD is another.
-    values, known = training[:, _FIRST_VOLUME:VALUES], training[:, WIDTH - len(KEYS) :]
-    count = known.sum(0).clamp(min=1)
-    mean = (values * known).sum(0) / count
-    sd = (((values - mean) * known).square().sum(0) / count).sqrt()
+    mean, _ = _volume_moments(training)
+    _, sd = _volume_moments(training if among is None else among)
     z = drawn[_FIRST_VOLUME:VALUES]
     drawn[_FIRST_VOLUME:VALUES] = (mean + (z - mean + spread * sd * noise) / math.sqrt(1 + spread**2)) * drawn[WIDTH - len(KEYS) :]
     filled, volumes = decode(drawn, scales), asked.volumes_ml()

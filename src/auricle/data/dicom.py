@@ -83,10 +83,6 @@ def _choose(slices: list[Slice], series: str | None, folder: Path) -> tuple[list
     """The slices of the one series wanted, without localizers."""
     notices = []
     kept = [s for s in slices if not s.localizer and s.position]
-    placed = {(s.series, s.shape) for s in kept}
-    for s in slices:
-        if not s.localizer and not s.position and (s.series, s.shape) in placed:
-            raise InputError(f"{s.path}: has no position, which other images of its series have; copy it again or remove it")
     if not kept:
         raise InputError(f"{folder}: holds only localizers or images without a position, no slices")
     if len(kept) < len(slices):
@@ -101,7 +97,12 @@ def _choose(slices: list[Slice], series: str | None, folder: Path) -> tuple[list
         raise InputError(f"--series {series}: {'several' if wanted else 'none'} in {folder} match; it holds {listing}")
     if wanted[0].modality != "CT":
         raise InputError(f"{folder}: the modality is {wanted[0].modality or 'not given'}; CT images are needed")
-    return [s for s in kept if s.series == wanted[0].uid], notices
+    chosen = [s for s in kept if s.series == wanted[0].uid]
+    alike = (s for s in slices if s.series and s.series == wanted[0].uid and s.shape == chosen[0].shape)
+    lost = next((s for s in alike if not s.localizer and not s.position), None)
+    if lost is not None:
+        raise InputError(f"{lost.path}: has no position, which other images of its series have; copy it again or remove it")
+    return chosen, notices
 
 
 def _check_alike(slices: list[Slice], folder: Path) -> None:

@@ -119,6 +119,7 @@ def _is_bare(path: Path) -> bool:
 
 def patient_mark(path: Path) -> str | None:
     """Hash of the PatientID, with its issuer, of a DICOM file or of the first one in a folder; None where there is none."""
+    path = path.parent if path.name == "DICOMDIR" else path
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     first = next((p for p in files if p.name != "DICOMDIR" and is_dicom(p)), None)
     if first is None:

@@ -106,7 +106,7 @@ def compared(arm: str, difference: Difference, beside: str = BASELINE) -> str:
     else:
         verdict = f"{name} is {text} Dice points {'above' if difference.value > 0 else 'below'} {BESIDE[beside]}"
     if difference.low is None:
-        return f"{verdict}; a single test case allows no confidence interval."
+        return f"{verdict}; a single test patient allows no confidence interval."
     verdict += f" (95% confidence interval {points(difference.low)} to {points(difference.high)})."
     if float(text) == 0:
         return verdict

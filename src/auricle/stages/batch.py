@@ -38,6 +38,10 @@ LOOKED_AT = 20
 """Files of a folder that are opened to see whether it holds a DICOM series."""
 
 
+DESCRIBED = ("heart_found", "confidence", "partial", "notices")
+"""What the summary takes from each result's description."""
+
+
 @dataclass(frozen=True)
 class Scan:
     """One scan of many."""
@@ -140,14 +144,15 @@ def find_scans(inputs: Sequence[Path], listing: Path | None, series: str | None,
 
 def _place(path: Path) -> tuple[Path, str]:
     """What makes a scan one of its own: its path, or of one DICOM file its folder and series, whose other files stand for the same scan."""
-    if path.is_file() and not path.name.endswith(ENDINGS) and is_dicom(path):
-        return path.absolute().parent, "" if path.name == "DICOMDIR" else series_of(path)
+    with contextlib.suppress(InputError):  # what cannot be read fails by itself, and the others go on
+        if path.is_file() and not path.name.endswith(ENDINGS) and is_dicom(path):
+            return path.absolute().parent, "" if path.name == "DICOMDIR" else series_of(path)
     return path.absolute(), ""
 
 
 def named(scans: list[Scan]) -> list[Scan]:
     """Give every scan a name of its own: its file's or folder's, with as many folders above as set it apart from the others."""
-    parts = [_parts(s.path) if not s.name else [s.name] for s in scans]
+    parts = [_parts(s.path.parent if s.path.name == "DICOMDIR" else s.path) if not s.name else [s.name] for s in scans]
     lengths = [1] * len(scans)
     while True:
         names = ["_".join(p[-n:]) for p, n in zip(parts, lengths, strict=True)]
@@ -211,6 +216,15 @@ def _one(model: Trained, config: BatchStage, scan: Scan, out: Path) -> Entry:
         return Entry(scan, "failed", reason)
 
 
+def _is_whole(description: Path) -> bool:
+    """Whether a result's description is one, of a version that this one can summarize, and its table is there."""
+    try:
+        found = read_json(description)
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and set(DESCRIBED) <= found.keys() and (description.parent / "volumes.csv").exists()
+
+
 def _fingerprint(folder: Path) -> str | None:
     """What the result in a folder follows from; None where there is none."""
     try:
@@ -225,13 +239,14 @@ def _summarize(entries: list[Entry], config: BatchStage, out: Path) -> None:
     rows: list[list[str]] = []
     scans: list[dict[str, Any]] = []
     names = {e.scan.name for e in entries}
-    now = {_fingerprint(out / e.scan.name) for e in entries if e.status != "failed"}
+    counted = {_fingerprint(out / e.scan.name) for e in entries if e.status != "failed"}
     kept = []
     for path in sorted(out.glob(f"*/{DESCRIPTION}")):
-        # The same scan under another name, as one of few is called otherwise than one of many, counts once; what is no whole result does not.
-        mark = _fingerprint(path.parent)
-        if path.parent.name not in names and mark is not None and mark not in now and (path.parent / "volumes.csv").exists():
+        # The same scan under another name, as one of few is called otherwise than one of many, counts once; a result that is not whole never.
+        mark, whole = _fingerprint(path.parent), _is_whole(path)
+        if path.parent.name not in names and whole and (mark is None or mark not in counted):
             kept.append({"name": path.parent.name, "scan": None, "status": "kept"})
+            counted.add(mark)
     for item in [{"name": e.scan.name, "scan": str(e.scan.path), "status": e.status, "reason": e.reason} for e in entries] + kept:
         if item["status"] == "failed":
             scans.append(item)
@@ -239,7 +254,7 @@ def _summarize(entries: list[Entry], config: BatchStage, out: Path) -> None:
         folder = out / str(item["name"])
         described = read_json(folder / DESCRIPTION)
         item = {k: v for k, v in item.items() if k != "reason"}
-        scans.append({**item, **{k: described[k] for k in ("heart_found", "confidence", "partial", "notices")}})
+        scans.append({**item, **{k: described[k] for k in DESCRIBED}})
         with (folder / "volumes.csv").open(newline="", encoding="utf-8") as file:
             rows += [[folder.name, *(row[c] for c in COLUMNS)] for row in csv.DictReader(file)]
     counts = {status: sum(e.status == status for e in entries) for status in ("done", "skipped", "failed")}
@@ -276,9 +291,10 @@ def _below(folder: Path, out: Path) -> Iterator[Path]:
     """Volume files and folders with DICOM files under a folder, in order of their names; label maps that lie beside their scans are left out."""
     everything = sorted(folder.iterdir())
     names = {case_name(stem(p)) for p in everything if not LABEL_MARK.search(stem(p))}
+    ours = (folder / DESCRIPTION).exists()
     for path in everything:
-        if path.name.startswith(".") or path.resolve() == out or (path / DESCRIPTION).exists() or _is_summary(path / SUMMARY):
-            continue  # what `auricle segment` wrote
+        if path.name.startswith(".") or path.resolve() == out or (ours and path.name in segment.OUTPUTS):
+            continue
         if _belongs_to_a_scan(path, names):
             continue
         if path.is_dir():

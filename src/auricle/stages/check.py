@@ -30,7 +30,7 @@ from auricle.stages.check_case import Job, Record, examine
 from auricle.stages.check_cohort import across, tables
 from auricle.stages.check_needs import needs
 
-VERSION = 2
+VERSION = 1
 """Of the fields of check.json; grows when one changes its meaning or goes."""
 CASES = "cases"
 SHEETS = "contact-sheet-*.png"

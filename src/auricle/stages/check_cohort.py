@@ -83,12 +83,13 @@ def _same(records: Sequence[Record]) -> Iterator[CohortFinding]:
         if not set(names) <= twice:
             text = f"{_listed(names)} have the same label map although the scans differ: does it belong to each of them?"
             yield _notice("duplicate", text, names)
-    by_patient = _groups(records, "patient_sha256")
-    for group in by_patient:
+    # An ID that all cases with one share stands for nobody: anonymization left it there.
+    several = len({r.get("patient_sha256") for r in records} - {None}) > 1
+    for group in _groups(records, "patient_sha256") if several else []:
         names = tuple(r["id"] for r in group)
-        # An ID that all share stands for nobody: anonymization left it there.
-        if len(names) < len(records) and any(r["patient"] is None for r in group):
-            yield _notice("patient", f"{_listed(names)} have the same PatientID: say in patients.csv who the patient of each case is", names)
+        if any(r["patient"] is None for r in group):
+            text = f"{_listed(names)} have the same PatientID: say in patients.csv, or in the column patient of the table, whose they are"
+            yield _notice("patient", text, names)
     for group in _groups(records, "checksum"):
         names = tuple(r["id"] for r in group)
         yield _notice("duplicate", f"{_listed(names)} have the same checksum and size: most likely the same scan", names)
@@ -98,7 +99,7 @@ def _groups(records: Sequence[Record], key: str) -> list[list[Record]]:
     """Records that share a value that is there, in order of their first."""
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        if record[key] is not None:
+        if record.get(key) is not None:
             groups[json.dumps(record[key])].append(record)
     return [g for g in groups.values() if len(g) > 1]
 

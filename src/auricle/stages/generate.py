@@ -166,7 +166,8 @@ class Maker:
         if self.views is None:
             return conditions.complete(c.conditions, self.model.training, self.model.scales, index, generator)
         own = self.views.conditions[self.start(index)][None]
-        return conditions.complete(c.conditions, own, self.model.scales, index, generator, conditions.VOLUME_SPREAD * c.variation)
+        spread = conditions.VOLUME_SPREAD * c.variation
+        return conditions.complete(c.conditions, own, self.model.scales, index, generator, spread, self.model.training)
 
     def start(self, index: int) -> int:
         """Number of the view that candidate `index` starts from: one that fulfills what is asked for, where there is one."""

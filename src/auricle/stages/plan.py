@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -61,10 +61,16 @@ def plan(
     return estimates
 
 
-def shortages(recipe_steps: Sequence[tuple[str, Any]], free: int) -> list[str]:
-    """A line for every stage that needs more than the `free` bytes of memory, with the flags of its command with which it does not."""
-    return [f"{e.stage} needs about {e.needs_gib:.1f} GiB of memory, {free / 2**30:.1f} GiB are free: {e.advice}"
-            for e in plan(recipe_steps, free, None) if e.fits is False]  # fmt: skip
+def shortage(recipe_steps: Sequence[tuple[str, Any]], free: int, left: Collection[str], base_bytes: int | None = None) -> str:
+    """What will not fit of the stages that are `left`, in one line; empty where all do. `free` bytes are free beside what this process holds."""
+    base = resident_bytes() if base_bytes is None else base_bytes
+    room = free + base
+    lacking = [e for e in plan(recipe_steps, room, None, base) if e.fits is False and e.stage in left]
+    if not lacking:
+        return ""
+    listed = ", ".join(f"{e.stage} about {e.needs_gib:.1f} GiB" for e in lacking)
+    size = f"{room / 2**30:.1f}"
+    return f"{size} GiB of memory are free, less than {listed}: `auricle plan --memory {size}GiB` names flags of single stages that lower it"
 
 
 def parse_size(text: str) -> int:
