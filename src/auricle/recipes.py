@@ -85,7 +85,7 @@ def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Ha
     stage = replace(chosen.finetune, cohort=folder["cohort"], **common)
     shared = Shared(stage, folder["generate"], folder["pretrain"], first_varied=folder["first-varied"], first_real=folder["first-real"])
     if few:
-        train.append(Step("vary", generate.run, replace(generated, variation=chosen.variation, fit_volumes=False), folder["varied"]))
+        train.append(Step("vary", generate.run, replace(generated, variation=chosen.variation), folder["varied"]))
         fit = first_fit(chosen, labeled)
         train.append(Step("first varied", finetune.run, first_on_pairs(stage, folder["varied"], stage.ratio, fit), folder["first-varied"]))
         train.append(Step("first real", finetune.run, first_on_cases(stage, fit), folder["first-real"]))
@@ -142,7 +142,7 @@ def demo() -> Recipe:
             fit=FitConfig(steps=840, batch_size=8, optimizer="muon", learning_rate=2e-3, schedule="one-cycle", ema_decay=0.99,
                           validate_every=210),
         ),
-        # Pairs to train on: fitted to the volumes asked for, label maps and images part (docs/results/study.md).
+        # As decoded, like the pairs of `study`: on its development fold fitted label maps parted from their images (docs/results/study.md).
         generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, sampler="dpmpp", steps=20, batch_size=6, tries=2, fit_volumes=False),
         pretrain=PretrainStage(
             _ELSEWHERE, network=network,

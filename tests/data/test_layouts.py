@@ -9,6 +9,7 @@ import pytest
 
 from auricle.core.anatomy import ID
 from auricle.core.errors import InputError
+from auricle.data import layouts
 from auricle.data.cohort import FolderCohort, FolderData
 from auricle.data.conditions import measured
 from auricle.data.folder import PairPath, find_pairs, read_pair
@@ -224,11 +225,22 @@ def test_empty_columns_behind_the_last_one_are_left_out(loose: Path) -> None:
         find_pairs(table(loose, "\n".join([head, f"{rest[0]},,more"])))
 
 
-def test_one_file_of_a_series_stands_for_all_of_it(tmp_path: Path) -> None:
+def test_one_file_of_a_series_stands_for_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An edited slice changes the cohort, whichever slice the table names."""
     for n in range(3):
         (tmp_path / f"IM{n}").write_bytes(bytes(128) + b"DICM" + bytes(n))
     pair = PairPath("a", tmp_path / "IM1", None)
+    assert {p.name for p in pair.files} == {"IM0", "IM1", "IM2"}
+    # A note beside them is no part of it; a slice that cannot be read is, and is told when the series is read.
+    (tmp_path / "notes.txt").write_text("no slice")
+    real = layouts.is_dicom
+
+    def unreadable(path: Path) -> bool:
+        if path.name == "IM2":
+            raise InputError(f"{path}: cannot be read")
+        return real(path)
+
+    monkeypatch.setattr(layouts, "is_dicom", unreadable)
     assert {p.name for p in pair.files} == {"IM0", "IM1", "IM2"}
     (tmp_path / "scan.nii").write_bytes(bytes(400))
     assert PairPath("a", tmp_path / "scan.nii", None).files == [tmp_path / "scan.nii"]

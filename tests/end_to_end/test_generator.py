@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,7 +100,17 @@ def test_what_was_generated_goes_out_without_the_names_of_training_cases(run: Pa
     assert str(tmp_path) not in facts
 
 
-def test_where_too_few_are_good_the_least_faulty_fill_up(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_too_few_are_good_the_least_faulty_fill_up(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, again = generate.describe, set()
+
+    def seen(candidate: generate.Candidate, maker: generate.Maker) -> dict[str, Any]:
+        if maker.restore_all:
+            again.add(candidate.name)
+        return real(candidate, maker)
+
+    monkeypatch.setattr(generate, "describe", seen)
     table = read_json(generate.run(stage(run), tmp_path / "g") / "pairs.json")
     assert "only 0 of 6 candidates pass the gate; the 2 least faulty fill up" in " ".join(capsys.readouterr().err.split())
     candidates = [read_json(p) for p in sorted((tmp_path / "g" / "candidates").iterdir())]
@@ -107,6 +118,8 @@ def test_where_too_few_are_good_the_least_faulty_fill_up(run: Path, tmp_path: Pa
     assert len(candidates) == 6
     assert sorted(len(p["faults"]) for p in table["pairs"]) == faults[:2]
     assert len(generated_pairs(tmp_path / "g")) == 2
+    # What is written is restored, which its candidate was not: it is described as it is written.
+    assert again == {p["id"] for p in table["pairs"]}
 
 
 def test_a_broken_generation_goes_on_to_the_same_pairs(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,8 +46,16 @@ class PairPath:
         """Every file of the pair; one DICOM file stands for its series."""
         found = [f for p in (self.image, self.label) if p for f in files_of(p)]
         if ending(self.image) is None and self.image.is_file() and is_dicom(self.image):
-            found += [p for p in files_of(self.image.parent) if p not in found and is_dicom(p)]
+            found += [p for p in files_of(self.image.parent) if p not in found and _may_be_dicom(p)]
         return found
+
+
+def _may_be_dicom(path: Path) -> bool:
+    """Whether a file is DICOM or cannot be read, which whoever reads its series will say."""
+    try:
+        return is_dicom(path)
+    except InputError:
+        return True
 
 
 @dataclass(frozen=True)

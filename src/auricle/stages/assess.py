@@ -172,9 +172,8 @@ def requested(table: Mapping[str, Any], new: Surveyed, real: Surveyed, unseen: S
     threshold = obedience.metal_threshold([m for m, _ in metal], [t for _, t in metal])
     for name, wanted, seen in (("", asked, new), ("_real", unseen.attributes, unseen)):
         # A pair without ventricles to look at shows nothing that was asked for; of a timing that no training case has nothing is known.
-        timing = [(a["contrast"] in ranges.low, h is not None and ranges.obeyed(a["contrast"], h))
-                  for a, h in zip(wanted, seen.chamber_hu, strict=True) if a.get("contrast")]  # fmt: skip
-        flat[f"contrast_obeyed_share{name}"] = _share([bool(shown) for known, shown in timing if known])
+        timed_pairs = [(a["contrast"], h) for a, h in zip(wanted, seen.chamber_hu, strict=True) if a.get("contrast") in ranges.low]
+        flat[f"contrast_obeyed_share{name}"] = _share([h is not None and bool(ranges.obeyed(t, h)) for t, h in timed_pairs])
         rows = [] if threshold is None else [
             (m > threshold, bool(a["metal"])) for a, m in zip(wanted, seen.metal, strict=True) if a.get("metal") is not None]  # fmt: skip
         flat[f"metal_obeyed_share{name}"] = _share([a == b for a, b in rows])

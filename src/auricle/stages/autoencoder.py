@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from auricle.core import progress
 from auricle.core.config import from_json
-from auricle.core.errors import InputError
 from auricle.core.files import write_json
 from auricle.core.runs import Run, finished
 from auricle.data.augment import AugmentConfig
@@ -22,7 +21,7 @@ from auricle.losses.autoencoding import AutoencoderLossConfig, autoencoder_loss
 from auricle.metrics import anatomy, fidelity, overlap
 from auricle.models.autoencoder import Autoencoder, AutoencoderConfig, kl_divergence
 from auricle.stages import restoration
-from auricle.stages.pairs import Pairs, Triple, cohort_pairs
+from auricle.stages.pairs import Pairs, Triple, check_grid, cohort_pairs
 from auricle.stages.weights import for_inference, load_state, read_model, save_model
 from auricle.training.loop import FitConfig, Hardware, Plan, fit
 
@@ -62,11 +61,7 @@ def run(config: AutoencoderStage, out: Path) -> Path:
         progress.report(f"{out}: autoencoder is trained")
         return out
     train, held_out = cohort_pairs(config.cohort, "train"), cohort_pairs(config.cohort, "validation")
-    size, multiple = train.grid.size, config.network.downsampling
-    if any(n % multiple for n in size):
-        raise InputError(f"the model grid of {size} voxels is no multiple of {multiple}, as this network needs: choose fewer --network.channels")
-    if config.patch is not None and any(p > n for p, n in zip(config.patch, size, strict=True)):
-        raise InputError(f"--patch {config.patch} does not fit into the model grid of {size} voxels: make it smaller")
+    check_grid(train.grid.size, config.network.downsampling, config.patch)
     config.hardware.fabric()
     this.begin()
     torch.manual_seed(config.seed)

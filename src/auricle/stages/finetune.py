@@ -19,8 +19,8 @@ from auricle.data.augment import AugmentConfig
 from auricle.losses.segmentation import deep_supervision
 from auricle.metrics import overlap
 from auricle.models.segmenter import Segmenter, SegmenterConfig
-from auricle.stages.pairs import Grid, Pairs, Triple, cohort_pairs, generated_pairs
-from auricle.stages.pretrain import check_grid, check_patch, hold_out
+from auricle.stages.pairs import Grid, Pairs, Triple, check_grid, cohort_pairs, generated_pairs
+from auricle.stages.pretrain import check_patch, hold_out
 from auricle.stages.weights import for_inference, load_state, read_model, save_model
 from auricle.training.loop import FitConfig, Hardware, Plan, fit
 
@@ -106,7 +106,7 @@ def run(config: FinetuneStage, out: Path) -> Path:
         raise InputError(f"--ratio {config.ratio:g} asks for no generated pair of {len(labeled) + len(held_out)} labeled cases: raise it")
     torch.manual_seed(config.seed)
     network = Segmenter(config.network, outputs=LABEL_COUNT) if config.initial is None else _started(config.initial, train.grid, config.patch)
-    check_grid(train.grid.size, config.patch, network.config)
+    check_grid(train.grid.size, network.config.multiple, config.patch, padded=True)
     if config.pretrained is not None:
         transfer_encoder(network, config.pretrained)
     config.hardware.fabric()

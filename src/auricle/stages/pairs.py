@@ -133,6 +133,18 @@ class Pairs:
         return torch.stack(images)[:, None].contiguous(memory_format=torch.channels_last_3d), torch.stack(labels)
 
 
+def check_grid(size: Triple, multiple: int, patch: Triple | None, *, padded: bool = False) -> None:
+    """Raise `InputError` for a model grid that a network cannot halve as often as it wants to, or that is smaller than a patch.
+
+    `padded`: whole grids pass in windows of `patch` voxels where there is one, so that they need not be multiples.
+    """
+    if patch is not None and any(p > n for p, n in zip(patch, size, strict=True)):
+        raise InputError(f"--patch {patch} does not fit into the model grid of {size} voxels: make it smaller")
+    if any(n % multiple for n in size) and not (padded and patch is not None):
+        way_out = "choose fewer --network.channels" + (", or train on a --patch" if padded else "")
+        raise InputError(f"the model grid of {size} voxels is no multiple of {multiple}, as this network needs: {way_out}")
+
+
 def network_units(hu: Tensor) -> Tensor:
     """HU tensor to network units, by the one scaling of `data.preprocess`."""
     return torch.from_numpy(to_network(hu.numpy()))

@@ -18,7 +18,7 @@ from auricle.data.augment import AugmentConfig
 from auricle.data.preprocess import CLIP_HU, to_hu
 from auricle.models.masking import MaskConfig, apply_mask, draw_mask
 from auricle.models.segmenter import Segmenter, SegmenterConfig
-from auricle.stages.pairs import Pairs, Triple, cohort_pairs, generated_pairs
+from auricle.stages.pairs import Pairs, Triple, check_grid, cohort_pairs, generated_pairs
 from auricle.stages.weights import save_model
 from auricle.training.loop import FitConfig, Hardware, Plan, fit
 
@@ -64,7 +64,7 @@ def run(config: PretrainStage, out: Path) -> Path:
         progress.report(f"{out}: U-Net is pre-trained")
         return out
     train, held_out = hold_out(_images(config), config.seed)
-    check_grid(train.grid.size, config.patch, config.network, whole=True)
+    check_grid(train.grid.size, config.network.multiple, config.patch)
     config.hardware.fabric()
     this.begin()
     torch.manual_seed(config.seed)
@@ -125,18 +125,6 @@ def check_patch(patch: Triple | None, network: SegmenterConfig) -> None:
     """Raise `ValueError` for patches that the network cannot halve as often as it wants to."""
     if patch is not None and any(n < 1 or n % network.multiple for n in patch):
         raise ValueError(f"--patch must be multiples of {network.multiple} for this network, not {patch}")
-
-
-def check_grid(size: Triple, patch: Triple | None, network: SegmenterConfig, whole: bool = False) -> None:
-    """Raise `InputError` for a model grid that does not suit the network, or is smaller than a patch.
-
-    With patches the grid is padded where it matters, unless `whole` grids pass the network too.
-    """
-    if patch is not None and any(p > n for p, n in zip(patch, size, strict=True)):
-        raise InputError(f"--patch {patch} does not fit into the model grid of {size} voxels: make it smaller")
-    if (patch is None or whole) and any(n % network.multiple for n in size):
-        way_out = "choose fewer --network.channels" if whole else "choose fewer --network.channels, or train on a --patch"
-        raise InputError(f"the model grid of {size} voxels is no multiple of {network.multiple}, as this network needs: {way_out}")
 
 
 def hold_out(pairs: Pairs, seed: int, share: float = 0.1) -> tuple[Pairs, Pairs]:

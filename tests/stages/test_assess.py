@@ -1,0 +1,35 @@
+"""Obedience: what a pair does not show is not obeyed, and what no training case tells apart is not measured."""
+
+from typing import Any
+
+import numpy as np
+
+from auricle.core.anatomy import KEYS
+from auricle.stages.assess import Surveyed, requested
+
+
+def surveyed(asked: list[dict[str, Any]], hu: list[tuple[float, float] | None], metal: list[float]) -> Surveyed:
+    count = len(hu)
+    volumes = [dict.fromkeys(KEYS, 10.0) for _ in range(count)]
+    return Surveyed([f"c{i}" for i in range(count)], volumes, [], {}, np.empty((count, 0), np.float32), hu, metal, asked, [0.0] * count)
+
+
+def asked_of(pairs: Surveyed) -> dict[str, Any]:
+    return {"pairs": [{"requested": a} for a in pairs.attributes]}
+
+
+def test_a_pair_without_ventricles_obeys_no_timing() -> None:
+    real = surveyed([{"contrast": "chase", "metal": m} for m in (True, False)], [(350.0, 80.0), (360.0, 90.0)], [500.0, 0.0])
+    made = surveyed([{"contrast": "chase"}] * 3 + [{"contrast": "early"}], [(355.0, 85.0), (80.0, 355.0), None, (80.0, 355.0)], [0.0] * 4)
+    found = requested(asked_of(made), made, real, real)
+    # One of three; of early scans no training case says how they look.
+    assert found["contrast_obeyed_share"] == 1 / 3
+    assert found["contrast_obeyed_share_real"] == 1.0
+
+
+def test_metal_that_no_training_case_tells_apart_is_not_measured() -> None:
+    for kinds, known in (((True, False), True), ((False, False), False), ((True, True), False)):
+        real = surveyed([{"metal": m} for m in kinds], [None, None], [500.0 * kinds[0], 0.0])
+        made = surveyed([{"metal": True}, {"metal": False}], [None, None], [900.0, 0.0])
+        found = requested(asked_of(made), made, real, real)
+        assert found["metal_obeyed_share"] == (1.0 if known else None)
