@@ -41,7 +41,7 @@ GROUPS = 4
 """Groups of the peers' normalization: widths can then be any multiple of four."""
 SAMPLING_STEPS, FLOW_STEPS, DDPM_STEPS, DDPM_TIMED = 20, 30, 1000, 10
 SHIFT = 5.0
-"""As in `stages.generate`."""
+"""As in `stages.sampling`."""
 LAYOUTS = {"channels_last_3d": torch.channels_last_3d, "contiguous": torch.contiguous_format}
 RATE, DECAY, CLIP_NORM = 1.5e-3, 1e-4, 1.0
 """Of AdamW, whatever the network."""

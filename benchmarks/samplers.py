@@ -21,6 +21,7 @@ from auricle.phantom import check
 from auricle.stages import generate
 from auricle.stages.generate import GenerateStage, Maker
 from auricle.stages.pairs import cohort_pairs, network_units
+from auricle.stages.sampling import decode
 from benchmarks.phantom_page import arguments, publish, table
 
 REFERENCE: tuple[SamplerName, int] = ("dpmpp", 200)
@@ -36,13 +37,13 @@ def encode(encoder: RandomEncoder, image: np.ndarray, label: np.ndarray) -> np.n
         return np.asarray(encoder(network_units(clipped)[None, None], torch.from_numpy(label)[None])[0].numpy())
 
 
-def sampled(maker: Maker, config: GenerateStage, pairs: int) -> torch.Tensor:
+def sampled(maker: Maker, pairs: int) -> torch.Tensor:
     """Latents of the first `pairs` candidates."""
-    parts = []
+    config, parts = maker.config, []
     for start in progress.track(range(0, pairs, config.batch_size), f"{config.sampler} {config.steps}", -(-pairs // config.batch_size)):
         indices = list(range(start, min(start + config.batch_size, pairs)))
         asked: list[Conditions] = [maker.requested(i) for i in indices]
-        parts.append(generate.sample_latents(maker.model, config, indices, asked))
+        parts.append(maker.sample(indices, asked))
     return torch.cat(parts)
 
 
@@ -59,8 +60,8 @@ def main() -> None:
     scale, rows, latents, frechet = distribution.Scale.of(real), [], {}, {}
     for name, steps in SAMPLERS:
         key = (name, steps)
-        latents[key] = sampled(maker, replace(base, sampler=name, steps=steps), options.pairs)
-        made = [(d.image, d.label) for d in (generate.decode(maker.decoder, latent) for latent in latents[key])]
+        latents[key] = sampled(replace(maker, config=replace(base, sampler=name, steps=steps)), options.pairs)
+        made = [(d.image, d.label) for d in (decode(maker.decoder, latent) for latent in latents[key])]
         features = np.stack([encode(encoder, image, label) for image, label in made])
         kernel = distribution.kernel_distance(features, real, scale)
         frechet[key] = distribution.frechet_distance(features, real, scale)

@@ -27,6 +27,7 @@ from auricle.stages.export import ExportStage
 from auricle.stages.generate import GenerateStage
 from auricle.stages.pairs import cohort_pairs, generated_pairs
 from auricle.stages.refiner import RefinerStage
+from auricle.stages.sampling import decode
 from auricle.training.loop import FitConfig, Hardware
 
 
@@ -174,7 +175,7 @@ def test_variation_says_how_far_a_pair_is_from_the_view_it_starts_from(run: Path
         config = stage(run, gate=False, restore=False, fit_volumes=False, count=1, variation=share)
         maker = generate.load(config)
         start = maker.start(0)
-        view = generate.decode(maker.decoder, seen.mean[start]).image
+        view = decode(maker.decoder, seen.mean[start]).image
         table = read_json(generate.run(config, tmp_path / str(share)) / "pairs.json")
         assert table["variation"] == share
         made = read_nifti(tmp_path / str(share) / "images" / "generated-3-0000.nii.gz")[0]
@@ -306,11 +307,10 @@ def test_a_model_without_conditions_is_refused(run: Path, tmp_path: Path) -> Non
 
 
 def test_samples_do_not_depend_on_the_batch(run: Path) -> None:
-    model = diffusion.load(run / "diffusion")
-    config = stage(run)
+    maker = generate.load(stage(run))
     asked = [Conditions(sex="F"), Conditions(volume=("LV=80",)), Conditions()]
-    together = generate.sample_latents(model, config, [0, 1, 2], asked)
-    alone = torch.cat([generate.sample_latents(model, config, [i], [asked[i]]) for i in range(3)])
+    together = maker.sample([0, 1, 2], asked)
+    alone = torch.cat([maker.sample([i], [asked[i]]) for i in range(3)])
     assert torch.allclose(together, alone, atol=1e-3)
 
 

@@ -1,7 +1,5 @@
 """Stage 4: generate pairs of image and label map, as asked for, and keep those that pass the gate."""
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from auricle.core import progress
-from auricle.core.anatomy import LABEL_COUNT
 from auricle.core.config import to_json
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
@@ -21,12 +18,10 @@ from auricle.core.runs import Run, finished, input_of
 from auricle.core.seeds import torch_generator
 from auricle.data import conditions
 from auricle.data.conditions import Conditions
-from auricle.data.labelcode import decode_label, fit_volumes
 from auricle.data.nifti import write_nifti
-from auricle.data.preprocess import ModelGrid, to_hu
-from auricle.diffusion.noise import cosine_sigmas, flow_sigmas, karras_sigmas
+from auricle.data.preprocess import ModelGrid
 from auricle.diffusion.parameterization import Kind
-from auricle.diffusion.samplers import SamplerName, sample
+from auricle.diffusion.samplers import SamplerName
 from auricle.metrics import anatomy, texture
 from auricle.metrics.texture import Grain
 from auricle.models.autoencoder import Autoencoder
@@ -38,6 +33,7 @@ from auricle.stages.diffusion import LatentModel
 from auricle.stages.gate import Audit, Verdict
 from auricle.stages.pairs import CONFIDENCE
 from auricle.stages.refiner import Trained
+from auricle.stages.sampling import decode, sample_latents, sigmas_for
 
 DEFAULT_RUN = Path("runs/demo")
 MEASURED_EVERY = 4
@@ -119,25 +115,6 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """What the autoencoder makes of a latent, each [x, y, z] or (9, X, Y, Z)."""
-
-    image: NDArray[np.float32]
-    """HU."""
-    label: NDArray[np.uint8]
-    """Label map, its volumes fitted where that was asked for."""
-    probabilities: Tensor | None
-    """Of the nine labels, as decoded; None for a packed label head."""
-
-    def confidence(self, label: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-        """Probability of each voxel's `label` in percent: low where the image would have another, or where fitting and repair moved a border."""
-        if self.probabilities is None:
-            return None
-        own = self.probabilities.gather(0, torch.from_numpy(label).long()[None])[0]
-        return (100 * own).round().to(torch.uint8).numpy()
-
-
-@dataclass(frozen=True)
 class Maker:
     """Everything that makes candidates."""
 
@@ -180,8 +157,14 @@ class Maker:
         """Sample, decode, restore and judge candidates `indices`."""
         asked = [self.requested(i) for i in indices]
         starts = None if self.views is None else self.model.whiten(self.views.mean[[self.start(i) for i in indices]])
-        latents = sample_latents(self.model, self.config, indices, asked, starts)
+        latents = self.sample(indices, asked, starts)
         return [self._finish(i, a, latent) for i, a, latent in zip(indices, asked, latents, strict=True)]
+
+    def sample(self, indices: list[int], asked: list[Conditions], starts: Tensor | None = None) -> Tensor:
+        """Latents of candidates `indices`, (len(indices), C, X, Y, Z), the noise added to `starts` where they are given."""
+        c = self.config
+        generators = [torch_generator(c.seed, "generate", i) for i in indices]
+        return sample_latents(self.model, c.sampler, levels(c, self.model.parameterization), asked, generators, c.guidance, starts)
 
     def _finish(self, index: int, asked: Conditions, latent: Tensor) -> Candidate:
         c, spacing = self.config, self.grid.spacing
@@ -321,64 +304,6 @@ def _fill_up(maker: Maker, out: Path, records: list[dict[str, Any]], lacking: in
 def levels(config: GenerateStage, kind: Kind) -> Tensor:
     """The noise levels of `sigmas_for` that `config` asks for."""
     return sigmas_for(kind, config.sampler, config.steps, config.shift, config.variation)
-
-
-def sigmas_for(kind: Kind, sampler: SamplerName, steps: int, shift: float = 1.0, variation: float = 1.0) -> Tensor:
-    """Noise levels, descending to zero, at which a model of that parameterization is evaluated; none is above ``variation / (1 - variation)``.
-
-    A DDPM is evaluated at its own discrete levels: all of them when `sampler` is ``ddpm``, else `steps` evenly spaced ones.
-    """
-    most = variation / (1 - variation) if variation < 1 else math.inf
-    if kind == "ddpm":
-        every = cosine_sigmas().flip(0)
-        every = every[every <= most]
-        if not len(every) or (sampler != "ddpm" and steps > len(every)):
-            below = f" up to --variation {variation:g}" if variation < 1 else ""
-            raise InputError(f"--steps {steps}: a DDPM has {len(every)} noise levels{below}")
-        count = len(every) if sampler == "ddpm" else steps
-        chosen = every[torch.linspace(0, len(every) - 1, count).round().long()]
-        return torch.cat([chosen, torch.zeros(1, dtype=chosen.dtype)])
-    count = 1000 if sampler == "ddpm" else steps
-    return flow_sigmas(count, most, shift) if kind == "flow" else karras_sigmas(count, most)
-
-
-@torch.no_grad()
-def sample_latents(
-    model: LatentModel, config: GenerateStage, indices: list[int], asked: list[Conditions], starts: Tensor | None = None
-) -> Tensor:  # fmt: skip
-    """Latents of the autoencoder, (len(indices), C, X, Y, Z); each index has noise of its own, whatever the batch.
-
-    The noise is added to `starts`, whitened and of that shape, where they are given.
-    """
-    sigmas = levels(config, model.parameterization)
-    generators = [torch_generator(config.seed, "generate", i) for i in indices]
-    noise = torch.stack([torch.randn(model.latent_shape, generator=g) for g in generators])
-    noise = noise.to(next(model.network.parameters()).device, memory_format=torch.channels_last_3d)
-    x = noise * sigmas[0].float()
-    if starts is not None:
-        x = x + starts.to(x)
-    x = sample(config.sampler, model.denoise(asked, config.guidance), x, sigmas, generators)
-    return model.unwhiten(x)
-
-
-@torch.no_grad()
-def decode(
-    network: Autoencoder, latent: Tensor, tile: int | None = None, volumes_ml: Mapping[str, float] | None = None, voxel_ml: float = 1.0
-) -> Decoded:  # fmt: skip
-    """Image and label map of one latent (C, ..), in tiles of `tile` latent voxels where that is given.
-
-    Logits are fitted to `volumes_ml` (`data.labelcode.fit_volumes`); a packed label head has none.
-    """
-    if not latent.isfinite().all():
-        raise InputError("sampling gave numbers that are not finite: take more --steps or another --sampler")
-    latent = latent[None].contiguous(memory_format=torch.channels_last_3d)
-    image, label = network.decode(latent) if tile is None else network.decode_tiled(latent, tile)
-    label, probabilities = label.float(), None
-    if label.shape[1] == LABEL_COUNT:
-        probabilities = label[0].softmax(0).cpu().contiguous()
-        if volumes_ml:
-            label = fit_volumes(label[0].contiguous(), volumes_ml, voxel_ml)[None]
-    return Decoded(to_hu(image[0, 0].float().cpu().numpy()), decode_label(label)[0].cpu().numpy(), probabilities)
 
 
 def describe(candidate: Candidate, maker: Maker) -> dict[str, Any]:

@@ -1,0 +1,96 @@
+"""From noise to image and label map: the noise levels of a sampler, latents, and what the autoencoder makes of them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from auricle.core.anatomy import LABEL_COUNT
+from auricle.core.errors import InputError
+from auricle.data.conditions import Conditions
+from auricle.data.labelcode import decode_label, fit_volumes
+from auricle.data.preprocess import to_hu
+from auricle.diffusion.noise import cosine_sigmas, flow_sigmas, karras_sigmas
+from auricle.diffusion.parameterization import Kind
+from auricle.diffusion.samplers import SamplerName, sample
+from auricle.models.autoencoder import Autoencoder
+from auricle.stages.diffusion import LatentModel
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the autoencoder makes of a latent, each [x, y, z] or (9, X, Y, Z)."""
+
+    image: NDArray[np.float32]
+    """HU."""
+    label: NDArray[np.uint8]
+    """Label map, its volumes fitted where that was asked for."""
+    probabilities: Tensor | None
+    """Of the nine labels, as decoded; None for a packed label head."""
+
+    def confidence(self, label: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+        """Probability of each voxel's `label` in percent: low where the image would have another, or where fitting and repair moved a border."""
+        if self.probabilities is None:
+            return None
+        own = self.probabilities.gather(0, torch.from_numpy(label).long()[None])[0]
+        return (100 * own).round().to(torch.uint8).numpy()
+
+
+def sigmas_for(kind: Kind, sampler: SamplerName, steps: int, shift: float = 1.0, variation: float = 1.0) -> Tensor:
+    """Noise levels, descending to zero, at which a model of that parameterization is evaluated; none is above ``variation / (1 - variation)``.
+
+    A DDPM is evaluated at its own discrete levels: all of them when `sampler` is ``ddpm``, else `steps` evenly spaced ones.
+    """
+    most = variation / (1 - variation) if variation < 1 else math.inf
+    if kind == "ddpm":
+        every = cosine_sigmas().flip(0)
+        every = every[every <= most]
+        if not len(every) or (sampler != "ddpm" and steps > len(every)):
+            below = f" up to --variation {variation:g}" if variation < 1 else ""
+            raise InputError(f"--steps {steps}: a DDPM has {len(every)} noise levels{below}")
+        count = len(every) if sampler == "ddpm" else steps
+        chosen = every[torch.linspace(0, len(every) - 1, count).round().long()]
+        return torch.cat([chosen, torch.zeros(1, dtype=chosen.dtype)])
+    count = 1000 if sampler == "ddpm" else steps
+    return flow_sigmas(count, most, shift) if kind == "flow" else karras_sigmas(count, most)
+
+
+@torch.no_grad()
+def sample_latents(
+    model: LatentModel, sampler: SamplerName, sigmas: Tensor, asked: Sequence[Conditions], generators: list[torch.Generator],
+    guidance: float = 1.0, starts: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Latents of the autoencoder, (len(asked), C, X, Y, Z), each from the noise of a generator of its own, whatever the batch.
+
+    The noise is added to `starts`, whitened and of that shape, where they are given.
+    """
+    noise = torch.stack([torch.randn(model.latent_shape, generator=g) for g in generators])
+    noise = noise.to(next(model.network.parameters()).device, memory_format=torch.channels_last_3d)
+    x = noise * sigmas[0].float()
+    if starts is not None:
+        x = x + starts.to(x)
+    return model.unwhiten(sample(sampler, model.denoise(asked, guidance), x, sigmas, generators))
+
+
+@torch.no_grad()
+def decode(
+    network: Autoencoder, latent: Tensor, tile: int | None = None, volumes_ml: Mapping[str, float] | None = None, voxel_ml: float = 1.0
+) -> Decoded:  # fmt: skip
+    """Image and label map of one latent (C, ..), in tiles of `tile` latent voxels where that is given.
+
+    Logits are fitted to `volumes_ml` (`data.labelcode.fit_volumes`); a packed label head has none.
+    """
+    if not latent.isfinite().all():
+        raise InputError("sampling gave numbers that are not finite: take more --steps or another --sampler")
+    latent = latent[None].contiguous(memory_format=torch.channels_last_3d)
+    image, label = network.decode(latent) if tile is None else network.decode_tiled(latent, tile)
+    label, probabilities = label.float(), None
+    if label.shape[1] == LABEL_COUNT:
+        probabilities = label[0].softmax(0).cpu().contiguous()
+        if volumes_ml:
+            label = fit_volumes(label[0].contiguous(), volumes_ml, voxel_ml)[None]
+    return Decoded(to_hu(image[0, 0].float().cpu().numpy()), decode_label(label)[0].cpu().numpy(), probabilities)
