@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import auricle
 from auricle.core.errors import InputError
 from auricle.core.files import atomic_path, read_json, scratch_folder, write_json
 from auricle.core.runs import Run, finished, read_metrics
@@ -19,6 +20,7 @@ def test_a_finished_run_is_done_for_its_own_configuration_alone(tmp_path: Path) 
     assert not run.done
     run.finish()
     assert Run(tmp_path / "r", "generate", {"a": 1}, {}).done
+    assert read_json(tmp_path / "r" / "done.json")["auricle"] == auricle.__version__
     other = Run(tmp_path / "r", "generate", {"a": 2}, {})
     assert not other.done
     with pytest.raises(InputError, match=r"holds another run \(a: 1 -> 2\)"):

@@ -3,7 +3,7 @@
     config.json      the stage's configuration and the fingerprints of its inputs, written first
     metrics.jsonl    one line a record, for curves
     last.safetensors the state to resume from; model.safetensors + model.json the result
-    done.json        written last: the fingerprint of the configuration, and the seconds it took
+    done.json        written last: the fingerprint of the configuration, the seconds it took, and the versions that made it
 """
 
 import fcntl
@@ -12,9 +12,11 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from auricle import __version__
 from auricle.core import config as configs
 from auricle.core import progress
 from auricle.core.errors import Busy, InputError
@@ -75,7 +77,7 @@ class Run:
 
     def finish(self, **facts: Any) -> None:
         """Write done.json (adding the seconds of earlier, broken sittings) and drop what only a resume needs."""
-        write_json(self.folder / "done.json", {"fingerprint": self.fingerprint, "seconds": round(self.seconds(), 1), **facts})
+        write_json(self.folder / "done.json", {"fingerprint": self.fingerprint, "seconds": round(self.seconds(), 1), "auricle": __version__, "torch": version("torch"), **facts})
         for leftover in ("last.safetensors", "best.safetensors", "sitting.json"):
             (self.folder / leftover).unlink(missing_ok=True)
         self.release()
