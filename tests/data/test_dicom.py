@@ -171,7 +171,7 @@ def test_localizer_and_other_files_are_left_out(tmp_path: Path) -> None:
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "orthogonal"),
         ({"SamplesPerPixel": 3}, "color"),
         ({"PixelData": bytes(10)}, "damaged or not valid DICOM"),
-        ({"Rows": 5000}, "more than any CT"),
+        ({"Rows": 5000}, "more than are read"),
     ],
 )
 def test_refused_headers(tmp_path: Path, fields: dict[str, Any], message: str) -> None:

@@ -77,7 +77,8 @@ class Run:
 
     def finish(self, **facts: Any) -> None:
         """Write done.json (adding the seconds of earlier, broken sittings) and drop what only a resume needs."""
-        write_json(self.folder / "done.json", {"fingerprint": self.fingerprint, "seconds": round(self.seconds(), 1), "auricle": __version__, "torch": version("torch"), **facts})
+        made = {"fingerprint": self.fingerprint, "seconds": round(self.seconds(), 1), "auricle": __version__, "torch": version("torch")}
+        write_json(self.folder / "done.json", {**made, **facts})
         for leftover in ("last.safetensors", "best.safetensors", "sitting.json"):
             (self.folder / leftover).unlink(missing_ok=True)
         self.release()

@@ -114,7 +114,8 @@ def _check_alike(slices: list[Slice], folder: Path) -> None:
         raise InputError(f"{folder}: the series mixes matrix sizes {each}; keep one kind in the folder or give --series")
     (rows, columns), = sizes
     if max(rows, columns) > MAX_AXIS or rows * columns * len(slices) > MAX_VOXELS:
-        raise InputError(f"{folder}: the headers claim {rows} x {columns} x {len(slices)} voxels, more than any CT; they are damaged")
+        claim = f"{rows} x {columns} x {len(slices)}"
+        raise InputError(f"{folder}: the headers claim {claim} voxels, more than are read (2^30); they are damaged, or keep the heart's slices alone")
     unscaled = next((s for s in slices if math.isnan(s.intercept)), None)
     if unscaled is not None and not all(math.isnan(s.intercept) for s in slices):
         raise InputError(f"{unscaled.path}: has no RescaleIntercept, which other images of its series have; copy it again or remove it")

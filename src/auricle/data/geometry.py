@@ -34,7 +34,7 @@ def volume_shape(sizes: Sequence[int], path: Path) -> tuple[Shape, int]:
     rest = math.prod(sizes[3:])
     if max(x, y, z) > MAX_AXIS or x * y * z > MAX_VOXELS or rest > MAX_AXIS:
         claim = " x ".join(str(v) for v in sizes)
-        raise InputError(f"{path}: the header claims {claim} voxels, more than any CT; the header is damaged")
+        raise InputError(f"{path}: the header claims {claim} voxels, more than are read (2^30); it is damaged, or crop the scan first")
     if any(v > 1 for v in sizes[4:]):
         raise InputError(f"{path}: has {len(sizes)} dimensions {list(sizes)}; a 3D volume is needed")
     return (x, y, z), rest
