@@ -143,6 +143,28 @@ def test_a_damaged_file_does_not_cost_the_cases_that_are_prepared(tmp_path: Path
     assert fingerprint_of(out) not in (None, fingerprint)
 
 
+def test_nor_in_the_first_sitting_and_another_flag_prepares_all_again(tmp_path: Path, cases: list[Case]) -> None:
+    write_nnunet(tmp_path / "raw", cases, {"LV": 1, "MYO": 2})
+    config, out = CohortConfig(FolderData(tmp_path / "raw"), **SHAPE), tmp_path / "cohort"
+    path = tmp_path / "raw" / "imagesTr" / f"{cases[-1].id}_0000.nii.gz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(InputError, match="cut off"):
+        cohort.run(config, out)
+    first = out / "images" / f"{cases[0].id}.npy"
+    kept = first.stat().st_mtime_ns
+    path.write_bytes(whole)
+    cohort.run(config, out)
+    assert first.stat().st_mtime_ns == kept
+    path.write_bytes(whole[:-100])
+    with pytest.raises(InputError, match="cut off"):
+        cohort.run(config, out)
+    path.write_bytes(whole)
+    coarse = replace(config, spacing=(9.0, 9.0, 9.0))
+    cohort.run(coarse, out)
+    assert np.array_equal(np.load(first), np.load(cohort.run(coarse, tmp_path / "other") / "images" / first.name))
+
+
 def test_a_broken_preparation_resumes(tmp_path: Path, cases: list[Case]) -> None:
     write_nnunet(tmp_path / "raw", cases, {"LV": 1, "MYO": 2})
     config = CohortConfig(FolderData(tmp_path / "raw"), **SHAPE)

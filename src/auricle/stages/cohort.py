@@ -12,6 +12,7 @@ import numpy as np
 
 from auricle.core import processes, progress
 from auricle.core.anatomy import STRUCTURES
+from auricle.core.config import digest, to_json
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_array, write_json
 from auricle.core.runs import Run
@@ -55,7 +56,7 @@ class CohortConfig:
 
 
 def run(config: CohortConfig, out: Path) -> Path:
-    """Prepare the cohort into `out`; cases that are already there are kept, unless their files have changed. Returns `out`."""
+    """Prepare the cohort into `out`; cases that are already there are kept, unless their files or what is asked have changed. Returns `out`."""
     cohort = open_cohort(config.data)
     # How many processes prepare it changes nothing, and a cohort that ran out of memory goes on with fewer.
     this = Run(out, "cohort", replace(config, workers=0), {"cohort": cohort.fingerprint()})
@@ -69,16 +70,13 @@ def run(config: CohortConfig, out: Path) -> Path:
     before = _prepared(out)
     if this.begin(renew=True):
         progress.notice(f"{out}: files of the cohort have changed since it was prepared: what changed is prepared again")
-        _discard(out, before - set(cohort.ids))
+    _discard(out, before - set(cohort.ids))
     try:
         cases = _prepare_cases(config, out, cohort, splits)
     except InputError:
-        # The way out is another flag or a mended file. Cases that an earlier sitting prepared are kept; a cohort that has none is begun anew.
-        if before:
-            this.release()
-        else:
-            this.abandon()
-            _discard(out, set(cohort.ids))
+        # The way out is another flag or a mended file: cases that neither concerns are kept.
+        this.abandon()
+        _discard(out, set())
         raise
     write_json(out / "cases.json", {"size": config.size, "spacing": config.spacing, "margin": config.margin, "cases": cases})
     this.finish(cases=len(cases))
@@ -117,7 +115,8 @@ def _prepare(job: tuple[CohortConfig, Path, int]) -> tuple[int, dict[str, Any], 
     """Bring one case to the grid and store it; returns its index, its record for cases.json and notices."""
     config, out, index = job
     cohort = open_cohort(config.data)
-    record_path, source = out / "records" / f"{cohort.ids[index]}.json", cohort.source(index)
+    record_path = out / "records" / f"{cohort.ids[index]}.json"
+    source = digest([cohort.source(index), to_json(config.data), config.wide.size, config.spacing])
     if record_path.exists() and (kept := read_json(record_path)).get("source") == source:
         return index, kept["case"], []
     record_path.unlink(missing_ok=True)
