@@ -36,5 +36,5 @@ def mixed_sure(shared: Shared) -> FinetuneStage:
 
 
 def _with_pairs(stage: FinetuneStage, shared: Shared) -> FinetuneStage:
-    varied = replace(augment.with_variety(shared.finetune.augment), continue_edges=True)
+    varied = augment.with_variety(shared.finetune.augment)
     return replace(stage, generated=shared.varied, augment=varied, real_weight=max(1, round(stage.ratio)))

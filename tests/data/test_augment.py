@@ -217,7 +217,7 @@ def test_outside_of_the_source_lie_air_and_background() -> None:
 
 def test_a_pair_without_surroundings_may_be_continued() -> None:
     image, label = torch.full(SIZE, 300, dtype=torch.int16), torch.ones(SIZE, dtype=torch.uint8)
-    far = replace(drawn(AugmentConfig(continue_edges=True)), shift_mm=(500.0, 0.0, 0.0))
+    far = replace(drawn(AugmentConfig()), shift_mm=(500.0, 0.0, 0.0), continue_edges=True)
     moved, picked = apply(far, image, label, SIZE, SPACING)
     assert torch.allclose(moved, torch.full(SIZE, 300.0), atol=0.05)
     assert picked is not None

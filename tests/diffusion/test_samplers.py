@@ -9,6 +9,7 @@ from torch import Tensor
 from auricle.diffusion.noise import cosine_sigmas, flow_sigmas, karras_sigmas
 from auricle.diffusion.parameterization import DDPM, EDM, Flow, denoiser, denoising_loss, parameterization
 from auricle.diffusion.samplers import ddim, ddpm, dpmpp, euler, heun, sample
+from auricle.stages.sampling import LOW
 
 MEAN, SD = 0.7, 0.5
 
@@ -128,3 +129,19 @@ def test_noise_levels_start_where_they_are_told_to() -> None:
         assert (sigmas[1:] < sigmas[:-1]).all()
     assert torch.equal(flow_sigmas(10, 1e9), flow_sigmas(10))
     assert torch.equal(karras_sigmas(10, 1e9), karras_sigmas(10))
+    for steps in (1, 2, 8, 20, 200):
+        for most in (float("inf"), 4.0, 0.001):
+            levels = flow_sigmas(steps, most, 5.0, low=(0.1, 0.03))
+            assert len(levels) == steps + 1
+            assert levels[-1] == 0
+            assert (levels.diff() < 0).all()
+    assert torch.equal(flow_sigmas(200, shift=5.0, low=(0.1, 0.03)), flow_sigmas(200, shift=5.0))
+
+
+@pytest.mark.parametrize("sd", [1.0, 0.5, 0.25, 0.1])
+def test_few_steps_keep_fine_detail(sd: float) -> None:
+    """What varies little beside the noise of the last steps varies as much in samples as in the data, within a tenth."""
+    for most in (float("inf"), 4.0):
+        sigmas = flow_sigmas(20, most, 5.0, low=LOW)
+        x = (sigmas[0] ** 2 + sd**2).sqrt().reshape(1, 1)
+        assert float(dpmpp(lambda x, sigma: x * sd**2 / (sd**2 + sigma**2), x, sigmas)) == pytest.approx(sd, rel=0.1)

@@ -63,8 +63,6 @@ class AugmentConfig:
     borders are near each other."""
     intensity: IntensityConfig = field(default_factory=IntensityConfig)
     """What is done to the image's values alone."""
-    continue_edges: bool = False
-    """Continue pairs without surroundings (generated ones) beyond their edges, where a move of the view would meet air."""
     cut_probability: float = 0.0
     """Probability that one side of the field of view is cut off (set to air and background)."""
 
@@ -133,9 +131,10 @@ class Draw:
     timing: tuple[float, float]
     """Factors on the enhancement of the left and of the right heart."""
     intensity: IntensityDraw
-    continue_edges: bool
     cut: tuple[int, bool, float] | None
     """Axis, whether its upper end, and the share of the field of view that is cut off."""
+    continue_edges: bool = False
+    """What lies at the edge of the pair goes on beyond it; otherwise there is air."""
     warp: tuple[float, int] | None = None
     """SD of a smooth displacement in mm, and its seed."""
     blood_hu: float | None = None
@@ -180,7 +179,7 @@ def draw(config: AugmentConfig, extent_mm: tuple[float, float, float], generator
         matrix=tuple(tuple(row) for row in matrix.tolist()), shift_mm=(shift[0], shift[1], shift[2]),
         boost_hu=config.boost_hu if u[7] < config.boost_probability else 0.0,
         timing=(math.exp(config.timing * n[8]), math.exp(config.timing * n[9])),
-        cut=cut, intensity=values, continue_edges=config.continue_edges, warp=warp, blood_hu=blood, growth_mm=growth,
+        cut=cut, intensity=values, warp=warp, blood_hu=blood, growth_mm=growth,
     )  # fmt: skip
 
 

@@ -110,17 +110,18 @@ class Pairs:
     ) -> tuple[Tensor, Tensor]:
         """Augmented pairs: network units (N, 1, ..) and labels (N, ..) of the model grid's size, or of `patch` voxels.
 
-        A share `focus` of the patches is centered on a voxel of a structure chosen at random, the others anywhere.
+        A share `focus` of the patches is centered on a voxel of a structure chosen at random, the others anywhere. Pairs without a margin are
+        continued beyond their edges and not looked at from afar.
         """
         size = patch or self.grid.size
         extent = tuple(n * s for n, s in zip(self.grid.size, self.grid.spacing, strict=True))
         images, labels = [], []
         for index in indices:
             image, label = self[index]
-            params = augment.draw(config, (extent[0], extent[1], extent[2]), generator)
-            if tuple(label.shape) != self.grid.size:
-                # Only a pair without a margin has nothing else beyond its edges.
-                params = replace(params, continue_edges=False)
+            # A generated pair knows no surroundings: a view that reaches beyond its edges would show walls of air, which no scan has.
+            bare = tuple(label.shape) == self.grid.size
+            params = augment.draw(replace(config, far_probability=0.0) if bare else config, (extent[0], extent[1], extent[2]), generator)
+            params = replace(params, continue_edges=bare)
             if patch is not None:
                 points = self._anchors_of(index, label) if focus else []
                 params = augment.move_to_patch(

@@ -105,9 +105,8 @@ def ours_plus(shared: Shared) -> FinetuneStage:
 
 
 def first_on_pairs(stage: FinetuneStage, pairs: Path, ratio: float, fit: FitConfig) -> FinetuneStage:
-    """The first training of `ours-plus`: `ratio` pairs for each labeled case and no such case, pairs continued beyond their edges."""
-    varied = replace(augment.with_variety(stage.augment), continue_edges=True)
-    return replace(stage, generated=pairs, ratio=ratio, real_weight=0, augment=varied, fit=fit, seed=derive(stage.seed, "first training"))
+    """The first training of `ours-plus`: `ratio` pairs for each labeled case and no such case."""
+    return replace(first_on_cases(stage, fit), generated=pairs, ratio=ratio, real_weight=0)
 
 
 def first_on_cases(stage: FinetuneStage, fit: FitConfig) -> FinetuneStage:
