@@ -103,3 +103,19 @@ def test_stars_need_five_seeds(table: Path, seeds: int, starred: bool) -> None:
     gains = setting_sheets(results.read(table), AT, {})[1]
     plus = next(row for row in gains.rows if row[0] == "Ours-plus")
     assert plus[1] == "+13.0 (+13.0 to +13.0)" + ("*" if starred else "")
+
+
+def test_what_is_invented_counts_against_its_arm(table: Path) -> None:
+    """Where the reference has no appendage, Dice is 0 for the arm that finds one and does not exist for the other: the gain must still show it."""
+    lines = table.read_text().splitlines()
+    for i, line in enumerate(lines[1:], 1):
+        cells = line.split(",")
+        if cells[7] == "LAA" and cells[1] in ("baseline", "ours-plus"):
+            cells[8:11] = ["0.0", "", "0.0"] if cells[1] == "baseline" else ["", "", ""]
+            lines[i] = ",".join(cells)
+    table.write_text("\n".join(lines) + "\n")
+    found = results.read(table)
+    for measure, expected in (("dice", 1.0), ("nsd", 1.0), ("hd95_mm", -(5 - min(DICE.values())))):
+        gain = results.gains(found, AT, measure)[Contender("ours-plus", 0.0)].structures["LAA"]
+        assert gain is not None
+        assert gain.value == pytest.approx(expected)

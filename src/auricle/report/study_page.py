@@ -19,7 +19,7 @@ from auricle.study.statistics import Difference, mean_score
 ORDER = ("AO", "LAA", "LA", "LV", "MYO", "PA", "RA", "RV")
 """Structures as the paper's table has them."""
 SIGNIFICANT, LEAST_SEEDS = 0.05, 5
-"""A gain is starred below this p, on at least so many seeds: intervals of fewer are too narrow."""
+"""A gain is starred below this p, on at least so many seeds: fewer show too little of how trainings differ."""
 Form = Literal["markdown", "latex", "html"]
 
 
@@ -60,12 +60,12 @@ def write_study(table: Path, out: Path, studies: Sequence[Path] = ()) -> Path:
     return out / "study.md"
 
 
-NOTES = """Dice of the test cases, mean over seeds and cases; after ± the SD over seeds of the mean. Gains are in Dice points (hundredths) beside the
-baseline of the same setting, on the same seeds and cases, with a 95% interval from resampling both; \\* marks p < 0.05 of Wilcoxon's signed
-ranks over patients, corrected by Holm's method over the eight structures, where at least five seeds were run and the interval leaves out zero
-too. Intervals of fewer than five seeds are too narrow, and those of one seed speak of cases alone. A structure that was missed has Dice 0 and,
-in gains of HD95, the largest distance that any arm shows. P(better) is the probability that the arm has the higher Dice in the same case and
-seed. The headroom is the gain of the real upper bound (as many other labeled cases in the place of generated pairs), the largest where there
+NOTES = """Dice of the test cases, mean over seeds and cases; after ± the SD over seeds of the mean. Gains are in Dice points (hundredths)
+beside the baseline of the same setting, on the same seeds and cases, with a 95% interval for new seeds and new patients; \\* marks p <
+0.05 of Wilcoxon's signed ranks over patients, corrected by Holm's method over the eight structures, where at least five seeds were run
+and the interval leaves out zero too. Intervals of one seed speak of cases alone. A structure that was missed has Dice 0 and, in gains of
+HD95, the largest distance that any arm shows. P(better) is the probability that the arm has the higher Dice in the same case and seed.
+The headroom is the gain of the real upper bound (as many other labeled cases in the place of generated pairs), the largest where there
 are several."""
 
 

@@ -119,12 +119,11 @@ def compared(arm: str, difference: Difference, beside: str = BASELINE) -> str:
 
 def caution(cases: int) -> str:
     """What the interval does not cover."""
-    text = (
+    return (
         f"One training seed and {plural(cases, 'test case')} cannot settle which arm is better. The interval says how much the "
         "difference depends on which test cases happened to be drawn; how much it depends on the seed of the training is not "
         "measured here."
     )
-    return text + (" With fewer than ten cases, bootstrap intervals also tend to be too narrow." if cases < 10 else "")
 
 
 def arm_description(finetune: Mapping[str, Any], done: Mapping[str, Any]) -> str:

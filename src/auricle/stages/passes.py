@@ -36,7 +36,7 @@ def _pair(batch: int, size: Sequence[int]) -> tuple[Tensor, Tensor]:
 def augmenting(wide: Triple, size: Triple, spacing: tuple[float, float, float]) -> Cost:
     """A view of `size` voxels from a pair of `wide` voxels."""
     same = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
-    still = augment.Draw(same, (0.0, 0.0, 0.0), 50.0, (1.0, 1.0), IntensityDraw(gain=1.1, offset_hu=1.0), False, None)
+    still = augment.Draw(same, (0.0, 0.0, 0.0), 50.0, (1.0, 1.0), IntensityDraw(gain=1.1, offset_hu=1.0), None)
 
     def forward(network: nn.Module) -> Tensor:
         image, label = torch.empty(wide, dtype=torch.int16), torch.empty(wide, dtype=torch.uint8)

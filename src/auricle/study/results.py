@@ -226,23 +226,26 @@ def _gain(scores: Scores, base: Scores, measure: str, worst: float | None) -> Ga
     patients, (ours, theirs) = _common(measure, worst, scores, base)
     single = {k: compare(ours[:, :, i : i + 1], theirs[:, :, i : i + 1], patients) for i, k in enumerate(KEYS)}
     corrected = dict(zip(single, holm([None if d is None else d.p for d in single.values()]), strict=True))
-    return Gain(compare(ours, theirs, patients), {k: None if d is None else _with_p(d, corrected[k]) for k, d in single.items()})
+    return Gain(compare(ours, theirs, patients), {k: None if d is None else replace(d, p=corrected[k]) for k, d in single.items()})
 
 
 def _common(measure: str, worst: float | None, *scores: Scores) -> tuple[list[str], list[Table]]:
-    """The cases' patients and the tables of a measure on the seeds and cases that all have; a miss counts as `worst` where that is given."""
+    """The cases' patients and the tables of a measure on the seeds and cases that all have; a miss counts as `worst` where that is given.
+
+    Where the reference lacks a structure that one of the arms invents, the others are right (Dice and NSD 1, distance 0), and it is as if missed.
+    """
     seeds, cases = (sorted(set.intersection(*(set(getattr(s, name)) for s in scores))) for name in ("seeds", "cases"))
 
-    def part(s: Scores) -> Table:
-        table = s.tables[measure] if worst is None else np.where(s.missed, worst, s.tables[measure])
+    def part(s: Scores, table: Table) -> Table:
         return table[np.ix_([s.seeds.index(v) for v in seeds], [s.cases.index(c) for c in cases], range(len(KEYS)))]
 
-    return [scores[0].patients[c] for c in cases], [part(s) for s in scores]
-
-
-def _with_p(difference: Difference, p: float | None) -> Difference:
-    d = difference
-    return Difference(d.value, d.low, d.high, d.cases, d.seeds, p, d.superiority)
+    tables = [part(s, s.tables[measure] if worst is None else np.where(s.missed, worst, s.tables[measure])) for s in scores]
+    if measure in ("dice", "nsd", "hd95_mm"):
+        dice = np.stack([part(s, s.tables["dice"]) for s in scores])
+        absent = np.isnan(dice).any(0) & (dice == 0).any(0)
+        right, wrong = (1.0, 0.0) if worst is None else (0.0, worst)
+        tables = [np.where(absent, np.where(np.isnan(d), right, wrong), t) for d, t in zip(dice, tables, strict=True)]
+    return [scores[0].patients[c] for c in cases], tables
 
 
 def summary(results: Results) -> list[dict[str, Any]]:
