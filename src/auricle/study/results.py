@@ -20,7 +20,7 @@ from auricle.core.errors import InputError
 from auricle.core.files import write_text
 from auricle.core.runs import fingerprint_of
 from auricle.study.plan import Cell
-from auricle.study.statistics import Difference, Table, compare, holm, mean_score
+from auricle.study.statistics import Difference, Table, compare, credited, holm, mean_score
 
 MEASURES = ("dice", "hd95_mm", "nsd", "volume_error_ml")
 COLUMNS = ("recipe", "arm", "labelled", "ratio", "budget", "seed", "case", "structure", *MEASURES, "missed", "patient")
@@ -239,13 +239,10 @@ def _common(measure: str, worst: float | None, *scores: Scores) -> tuple[list[st
     def part(s: Scores, table: Table) -> Table:
         return table[np.ix_([s.seeds.index(v) for v in seeds], [s.cases.index(c) for c in cases], range(len(KEYS)))]
 
-    tables = [part(s, s.tables[measure] if worst is None else np.where(s.missed, worst, s.tables[measure])) for s in scores]
+    tables = np.stack([part(s, s.tables[measure] if worst is None else np.where(s.missed, worst, s.tables[measure])) for s in scores])
     if measure in ("dice", "nsd", "hd95_mm"):
-        dice = np.stack([part(s, s.tables["dice"]) for s in scores])
-        absent = np.isnan(dice).any(0) & (dice == 0).any(0)
-        right, wrong = (1.0, 0.0) if worst is None else (0.0, worst)
-        tables = [np.where(absent, np.where(np.isnan(d), right, wrong), t) for d, t in zip(dice, tables, strict=True)]
-    return [scores[0].patients[c] for c in cases], tables
+        tables = credited(tables, np.stack([part(s, s.tables["dice"]) for s in scores]), *((1.0, 0.0) if worst is None else (0.0, worst)))
+    return [scores[0].patients[c] for c in cases], list(tables)
 
 
 def summary(results: Results) -> list[dict[str, Any]]:

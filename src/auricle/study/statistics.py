@@ -142,12 +142,24 @@ def paired_difference(
     arm: Mapping[str, NDArray[np.float64]], baseline: Mapping[str, NDArray[np.float64]], patients: Mapping[str, str] | None = None,
     draws: int = 2000,
 ) -> Difference | None:  # fmt: skip
-    """`compare` for one training each: case to its values of every structure, and perhaps to its patient. Cases that one lacks are left out."""
+    """`compare` for one training each: case to its Dice of every structure, and perhaps to its patient. Cases that one lacks are left out."""
     shared = sorted(set(arm) & set(baseline))
     if not shared:
         return None
     owners = None if patients is None else [patients.get(c, c) for c in shared]
-    return compare(np.stack([arm[c] for c in shared])[None], np.stack([baseline[c] for c in shared])[None], owners, draws)
+    dice = np.stack([[side[c] for c in shared] for side in (arm, baseline)])
+    dice = credited(dice, dice)
+    return compare(dice[:1], dice[1:], owners, draws)
+
+
+def credited(values: NDArray[np.float64], dice: NDArray[np.float64], right: float = 1.0, wrong: float = 0.0) -> NDArray[np.float64]:
+    """`values` (arms, ..) of a measure, where the reference lacks a structure that an arm invents: `wrong` for it and `right` for the others.
+
+    Without this neither would count, since the Dice of the others does not exist.
+    """
+    invented = np.isnan(dice).any(0) & (dice == 0).any(0)
+    result: NDArray[np.float64] = np.where(invented, np.where(np.isnan(dice), right, wrong), values)
+    return result
 
 
 def mean_dice(table: NDArray[np.float64]) -> float:
