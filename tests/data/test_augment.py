@@ -224,6 +224,15 @@ def test_a_pair_without_surroundings_may_be_continued() -> None:
     assert picked.all()
 
 
+def test_a_far_view_of_a_patch_stays_far() -> None:
+    label = torch.ones((24, 28, 32), dtype=torch.uint8)
+    config = AugmentConfig(far_probability=1.0, far_mm=200.0)
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        far = drawn(config, seed)
+        assert move_to_patch(far, (24, 28, 32), anchors(label), (16, 16, 16), (8, 8, 8), SPACING, 1.0, generator) == far
+
+
 def test_a_patch_is_an_exact_crop() -> None:
     generator = torch.Generator().manual_seed(0)
     for wide, patch in (((24, 28, 32), (8, 8, 8)), ((25, 28, 31), (8, 9, 8))):

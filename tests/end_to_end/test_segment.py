@@ -17,7 +17,8 @@ from auricle.core.case import Case
 from auricle.core.errors import InputError
 from auricle.core.runs import Run
 from auricle.data.nifti import read_nifti, write_nifti
-from auricle.data.preprocess import ModelGrid, to_network
+from auricle.data.outputs import volumes
+from auricle.data.preprocess import ModelGrid, labels_to_source, to_network
 from auricle.metrics import overlap
 from auricle.models.segmenter import Segmenter, SegmenterConfig
 from auricle.phantom import virtual_patient
@@ -107,6 +108,29 @@ def test_anatomy_is_judged_within_the_scan() -> None:
     assert inside.label is not None
     assert (inside.label > 0).sum() == (seen.label > 0).sum()
     assert (inside.label[:, :, 0] > 0).any()
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.3])
+@pytest.mark.parametrize("slices", [280, 281, 282, 283, 285, 287])
+def test_a_structure_through_every_slice_is_cut_at_both_ends(slices: int, tilt: float) -> None:
+    """A network that is right wherever there is a scan, and sees air beyond it; 0.5 mm slices end anywhere between voxels of 2 mm."""
+    shape, affine = (40, 40, slices), np.diag([2.0, 2.0, 0.5, 1.0])
+    c, s = np.cos(tilt), np.sin(tilt)
+    affine[:3, :3] = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]) @ affine[:3, :3]
+    region = inference._covering(shape, affine, (2.0, 2.0, 2.0), (96, 96, 96))
+    step = np.linalg.inv(affine) @ region.affine
+    place = np.einsum("ij,j...->i...", step[:3, :3], np.indices(region.size)) + step[:3, 3][:, None, None, None]
+    vessel = (np.hypot(place[0] - 20, place[1] - 20) < 8) & (place[2] >= -0.5) & (place[2] <= slices - 0.5)
+    probabilities = np.zeros((9, *region.size), np.float32)
+    probabilities[ID["AO"]], probabilities[0] = vessel, ~vessel
+    seen = inference.continued(inference.Prediction(probabilities, region.affine, (vessel * ID["AO"]).astype(np.uint8)), shape, affine)
+    label = labels_to_source(seen.probabilities, seen.affine, shape, affine)
+    area = (label == ID["AO"]).sum((0, 1))
+    assert area.min() > 0.8 * np.median(area)
+    row = next(r for r in volumes(label, affine, None) if r.structure == "AO")
+    assert row.touches_border
+    assert row.partial
+    assert row.volume_ml == pytest.approx(np.pi * 16.0**2 * slices / 2 / 1000, rel=0.05)
 
 
 def test_windows_smaller_than_the_grid_give_the_same_labels() -> None:

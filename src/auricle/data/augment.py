@@ -141,6 +141,8 @@ class Draw:
     """HU of blood on both sides, in the place of `timing`."""
     growth_mm: tuple[float, ...] | None = None
     """How far the border of every label moves outward, in mm; the background's place holds 0."""
+    far: bool = False
+    """The view lies elsewhere, by up to `far_mm`."""
 
 
 def draw(config: AugmentConfig, extent_mm: tuple[float, float, float], generator: torch.Generator) -> Draw:
@@ -157,7 +159,8 @@ def draw(config: AugmentConfig, extent_mm: tuple[float, float, float], generator
             shift[axis] += (2 * r[1 + axis] - 1) * (1 - share) / 2 * extent_mm[axis]
     if u[1] < config.location_crop_probability:
         shift = [s + (2 * v - 1) * config.shift_mm for s, v in zip(shift, r[3:6], strict=True)]
-    if u[10] < config.far_probability:
+    far = u[10] < config.far_probability
+    if far:
         shift = [(2 * v - 1) * config.far_mm for v in r[3:6]]
     for axis in (0, 1):
         if u[2 + axis] < config.flip_probability:
@@ -179,7 +182,7 @@ def draw(config: AugmentConfig, extent_mm: tuple[float, float, float], generator
         matrix=tuple(tuple(row) for row in matrix.tolist()), shift_mm=(shift[0], shift[1], shift[2]),
         boost_hu=config.boost_hu if u[7] < config.boost_probability else 0.0,
         timing=(math.exp(config.timing * n[8]), math.exp(config.timing * n[9])),
-        cut=cut, intensity=values, warp=warp, blood_hu=blood, growth_mm=growth,
+        cut=cut, intensity=values, warp=warp, blood_hu=blood, growth_mm=growth, far=far,
     )  # fmt: skip
 
 
@@ -318,8 +321,10 @@ def move_to_patch(
     """The same draw, moved so that its view of `patch` voxels lies somewhere in the central `size` voxels of a pair of that `shape`.
 
     With probability `focus` the patch is centered on one of the `points` (see `anchors`) of a structure drawn at random: small structures
-    then get as many patches as large ones. Otherwise it lies anywhere.
+    then get as many patches as large ones. Otherwise it lies anywhere. A far view stays where it is.
     """
+    if params.far:
+        return params
     focused, place = torch.rand(2, generator=generator).tolist()
     wide = torch.tensor(shape)
     if focused < focus and points:

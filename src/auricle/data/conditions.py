@@ -203,6 +203,8 @@ def donor(asked: Conditions, training: Tensor, scales: Scales, index: int, gener
     known = vector[VALUES:] > 0.5
     exact = torch.tensor([g in ("sex", "contrast", "metal") for g in GROUPS]) & known
     distance = (training[:, :VALUES] - vector[:VALUES]).square()
+    # What a case does not know of itself lies as far as any other does on average, and is no proof of sex, contrast or metal.
+    distance = torch.where(training[:, VALUES:][:, _group_of_value] > 0.5, distance, 1.0)
     differs = (distance * exact[_group_of_value]).sum(1) > 1e-6
     near = (distance * (known & ~exact)[_group_of_value]).sum(1)
     if not differs.all():

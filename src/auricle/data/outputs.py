@@ -37,6 +37,9 @@ OVERLAYS = 24
 PADDING = 3
 """Voxels on each side of a block of -1024 HU that is taken for what was not reconstructed; noise in air makes no such block."""
 
+NEAR_MM = 2.0
+"""A label as near to such a block borders on it: the voxels of the segmenter that ships are as large."""
+
 _COLORS = np.array([(0, 0, 0), *(s.color for s in STRUCTURES)]) / 255.0
 
 
@@ -119,7 +122,7 @@ def volumes(
             sums += np.bincount(flat, weights=image[x].ravel(), minlength=LABEL_COUNT)
     faces = [label[0], label[-1], label[:, 0], label[:, -1], label[:, :, 0], label[:, :, -1]]
     edge = set(np.unique(np.concatenate([f.ravel() for f in faces])).tolist())
-    cut = edge | (set() if image is None else _at_padding(label, image))
+    cut = edge | (set() if image is None else _at_padding(label, affine, image))
     means = np.divide(sums, counts, out=np.full(LABEL_COUNT, math.nan), where=counts > 0) if image is not None else np.full(LABEL_COUNT, math.nan)
     return [
         VolumeRow(s.key, float(counts[s.id] * voxel_ml), float(means[s.id]), s.id in edge, s.id in cut, (confidences or {}).get(s.key))
@@ -127,17 +130,19 @@ def volumes(
     ]
 
 
-def _at_padding(label: NDArray[np.uint8], image: NDArray[Any]) -> set[int]:
+def _at_padding(label: NDArray[np.uint8], affine: NDArray[np.float64], image: NDArray[Any]) -> set[int]:
     """Labels that border on what was not reconstructed: blocks of the padding value."""
-    found = set()
+    found, spacing = set(), np.linalg.norm(affine[:3, :3], axis=0)
+    near = np.ceil(NEAR_MM / spacing - 1e-6).astype(int)
     for s, box in zip(STRUCTURES, ndimage.find_objects(label, LABEL_COUNT - 1), strict=True):
         if box is None:
             continue
-        around = tuple(slice(max(0, b.start - PADDING), b.stop + PADDING) for b in box)
+        around = tuple(slice(max(0, b.start - n), b.stop + n) for b, n in zip(box, (near + PADDING).tolist(), strict=True))
         outside = image[around] <= AIR_HU
         if outside.any():
-            solid = ndimage.binary_dilation(ndimage.binary_erosion(outside, np.ones((PADDING,) * 3), border_value=1), np.ones((PADDING,) * 3))
-            if (ndimage.binary_dilation(solid) & (label[around] == s.id)).any():
+            block = np.ones((PADDING,) * 3)
+            solid = ndimage.binary_dilation(ndimage.binary_erosion(outside, block, border_value=1), block)
+            if (ndimage.binary_dilation(solid, np.ones(2 * near + 1)) & (label[around] == s.id)).any():
                 found.add(s.id)
     return found
 

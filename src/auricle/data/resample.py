@@ -78,20 +78,18 @@ def sample(
     values: NDArray[np.float32] = ndimage.affine_transform(
         part, matrix, shift - start, output_shape=shape, output=np.float32, order=order, mode="nearest"
     )
-    values[~_inside(matrix, shift, shape, extent)] = outside
+    values[~within(np.column_stack([matrix, shift]), extent, shape)] = outside
     return values
 
 
-def _inside(
-    matrix: NDArray[np.float64], shift: NDArray[np.float64], shape: tuple[int, ...], extent: tuple[int, ...]
-) -> NDArray[np.bool_]:
-    """Which target voxels have their center within the source's outermost voxel faces."""
+def within(step: NDArray[np.float64], extent: tuple[int, ...], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which voxels of a grid of `shape` have their center within the outermost voxel faces of a volume of `extent`; `step` maps index to index."""
     inside = np.ones((1, 1, 1), bool)
     for j, n in enumerate(extent):
-        at = np.full((1, 1, 1), shift[j])
+        at = np.full((1, 1, 1), step[j, 3])
         for i, m in enumerate(shape):
-            if abs(matrix[j, i]) * m > 1e-9:
-                at = at + matrix[j, i] * np.arange(m).reshape([-1 if a == i else 1 for a in range(3)])
+            if abs(step[j, i]) * m > 1e-9:
+                at = at + step[j, i] * np.arange(m).reshape([-1 if a == i else 1 for a in range(3)])
         inside = inside & (at >= -0.5 - 1e-6) & (at <= n - 0.5 + 1e-6)
     return np.broadcast_to(inside, shape)
 

@@ -6,7 +6,7 @@ results do not depend on how samples are batched.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -15,38 +15,26 @@ from torch import Tensor
 from auricle.diffusion.parameterization import Denoise
 
 SamplerName = Literal["euler", "heun", "dpmpp", "ddim", "ddpm"]
-Tick = Callable[[int], None]
 
 
 def _level(sigma: Tensor, x: Tensor) -> Tensor:
     return sigma.to(x).expand(len(x))
 
 
-def euler(denoise: Denoise, x: Tensor, sigmas: Tensor, tick: Tick = lambda i: None) -> Tensor:
-    """First order steps of dx/dsigma = (x - D(x, sigma)) / sigma (Karras et al. 2022, equation 3). One evaluation a step."""
-    for i, (now, then) in enumerate(itertools.pairwise(sigmas)):
+def euler(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
+    """First order steps of dx/dsigma = (x - D(x, sigma)) / sigma (Karras et al. 2022, equation 3). One evaluation a step.
+
+    The same as DDIM with eta = 0 (Song et al. 2021, equation 12): in these variables, x = x_vp / sqrt(alpha_bar), it reads x' = x0 + sigma' * noise.
+    """
+    for now, then in itertools.pairwise(sigmas):
         slope = (x - denoise(x, _level(now, x))) / now.to(x)
         x = x + (then - now).to(x) * slope
-        tick(i + 1)
     return x
 
 
-def ddim(denoise: Denoise, x: Tensor, sigmas: Tensor, tick: Tick = lambda i: None) -> Tensor:
-    """DDIM with eta = 0 (Song et al. 2021, equation 12).
-
-    In the variables used here, x = x_vp / sqrt(alpha_bar), it reads x' = x0 + sigma' * noise: written so, it is `euler` in other words.
-    """
-    for i, (now, then) in enumerate(itertools.pairwise(sigmas)):
-        x0 = denoise(x, _level(now, x))
-        noise = (x - x0) / now.to(x)
-        x = x0 + then.to(x) * noise
-        tick(i + 1)
-    return x
-
-
-def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, tick: Tick = lambda i: None) -> Tensor:
+def heun(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
     """Second order steps (Karras et al. 2022, algorithm 1, without churn). Two evaluations a step, one in the last."""
-    for i, (now, then) in enumerate(itertools.pairwise(sigmas)):
+    for now, then in itertools.pairwise(sigmas):
         slope = (x - denoise(x, _level(now, x))) / now.to(x)
         step = (then - now).to(x)
         proposal = x + step * slope
@@ -54,17 +42,16 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, tick: Tick = lambda i: Non
             second = (proposal - denoise(proposal, _level(then, x))) / then.to(x)
             proposal = x + step * (slope + second) / 2
         x = proposal
-        tick(i + 1)
     return x
 
 
-def dpmpp(denoise: Denoise, x: Tensor, sigmas: Tensor, tick: Tick = lambda i: None) -> Tensor:
+def dpmpp(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second order from the previous evaluation. One evaluation a step.
 
     With lambda = -ln sigma and h the step in it: x' = (sigma'/sigma) x + (1 - e^-h) * D, D extrapolated from the two last x0.
     """
     previous: tuple[Tensor, Tensor] | None = None
-    for i, (now, then) in enumerate(itertools.pairwise(sigmas)):
+    for now, then in itertools.pairwise(sigmas):
         x0 = denoise(x, _level(now, x))
         estimate = x0
         if previous is not None and then > 0:
@@ -72,29 +59,27 @@ def dpmpp(denoise: Denoise, x: Tensor, sigmas: Tensor, tick: Tick = lambda i: No
             estimate = x0 + (x0 - previous[0]) / (2 * ratio)
         x = (then / now).to(x) * x + (1 - then / now).to(x) * estimate
         previous = (x0, now)
-        tick(i + 1)
     return x
 
 
-def ddpm(denoise: Denoise, x: Tensor, sigmas: Tensor, generators: Sequence[torch.Generator], tick: Tick = lambda i: None) -> Tensor:
+def ddpm(denoise: Denoise, x: Tensor, sigmas: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Ancestral sampling (Ho et al. 2020, equations 6 and 7): each step draws from the posterior q(x' | x, x0).
 
     For x = x0 + sigma * noise that posterior has mean x0 + (sigma'/sigma)^2 (x - x0) and variance sigma'^2 (1 - (sigma'/sigma)^2).
     """
-    for i, (now, then) in enumerate(itertools.pairwise(sigmas)):
+    for now, then in itertools.pairwise(sigmas):
         x0 = denoise(x, _level(now, x))
         ratio = (then / now).square()
         fresh = torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators]).to(x)
         x = x0 + ratio.to(x) * (x - x0) + (then * (1 - ratio).sqrt()).to(x) * fresh
-        tick(i + 1)
     return x
 
 
 def sample(
-    name: SamplerName, denoise: Denoise, x: Tensor, sigmas: Tensor, generators: Sequence[torch.Generator], tick: Tick = lambda i: None
+    name: SamplerName, denoise: Denoise, x: Tensor, sigmas: Tensor, generators: Sequence[torch.Generator]
 ) -> Tensor:  # fmt: skip
     """Run the sampler of that name; `generators`, one for each of the N samples, serve `ddpm` alone."""
     if name == "ddpm":
-        return ddpm(denoise, x, sigmas, generators, tick)
-    table = {"euler": euler, "heun": heun, "dpmpp": dpmpp, "ddim": ddim}
-    return table[name](denoise, x, sigmas, tick)
+        return ddpm(denoise, x, sigmas, generators)
+    table = {"euler": euler, "ddim": euler, "heun": heun, "dpmpp": dpmpp}
+    return table[name](denoise, x, sigmas)

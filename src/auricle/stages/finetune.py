@@ -100,6 +100,8 @@ def run(config: FinetuneStage, out: Path) -> Path:
     train = labeled.take([i for _ in range(config.real_weight) for i in range(len(labeled))])
     real = len(train)
     if config.generated is not None:
+        if _is_cohort(config.generated) and config.least_confidence:
+            raise InputError(f"--least-confidence is about generated pairs; {config.generated} holds a cohort")
         made = cohort_pairs(config.generated, "train") if _is_cohort(config.generated) else generated_pairs(config.generated, config.least_confidence)
         train = mix(train, made, round(config.ratio * (len(labeled) + len(held_out))))
     if not len(train):

@@ -7,7 +7,7 @@ probabilities are made around it only. A second look sees the heart the way trai
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from auricle.core import progress
 from auricle.core.anatomy import BACKGROUND, LABEL_COUNT, STRUCTURES
 from auricle.core.case import Case
 from auricle.data.preprocess import AIR_HU, ModelGrid, heart_center, to_grid, to_network
+from auricle.data.resample import within
 from auricle.stages import finetune
 from auricle.stages.finetune import Trained
 from auricle.stages.hearts import clean
@@ -81,6 +82,27 @@ def predict(model: Trained, case: Case, *, mirror: bool = False, fast: bool = Fa
         _look_again(model, case, center, probabilities, region, mirror)
         label, before = clean(winners(probabilities), spacing), center
     return Prediction(probabilities, region.affine, label)
+
+
+def continued(seen: Prediction, shape: Triple, affine: NDArray[np.float64]) -> Prediction:
+    """What was seen, going on for two voxels beyond the faces of the scan (`shape`, `affine`), in place of the air that the network saw there.
+
+    Voxels of the model do not end where the scan does: interpolated with that air, the scan's last slices would lose their labels, and nobody
+    would know that the field of view cuts a structure. Changes the probabilities in place.
+    """
+    inside = within(np.linalg.inv(affine) @ seen.affine, shape, seen.label.shape)
+    ring = ndimage.binary_dilation(inside, iterations=2) & ~inside
+    if not ring.any():
+        return seen
+    box = ndimage.find_objects(ndimage.binary_dilation(ring, iterations=2).astype(np.uint8))[0]
+    nearest = ndimage.distance_transform_edt(~inside[box], return_distances=False, return_indices=True)
+    part, source = ring[box], tuple(axis[ring[box]] for axis in nearest)
+    for channel in seen.probabilities:
+        view = channel[box]
+        view[part] = view[source]
+    label = seen.label.copy()
+    label[box][part] = label[box][source]
+    return replace(seen, label=label)
 
 
 @dataclass(frozen=True)

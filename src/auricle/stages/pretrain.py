@@ -104,12 +104,13 @@ def reconstruct(network: nn.Module, pairs: Pairs, config: PretrainStage, target:
         made = network(apply_mask(image, hidden).to(device, memory_format=torch.channels_last_3d)).float().cpu()
         square = (made - image).square()
         for name, where in (("hidden", hidden), ("seen", ~hidden)):
-            errors[name].append(float(square[where].mean()))
+            if where.any():  # blocks may hide a small image whole
+                errors[name].append(float(square[where].mean()))
         if i < EXAMPLES:
             shown = torch.cat([image, apply_mask(image, hidden), made], dim=1)[0].numpy()
             examples.append(np.rint(to_hu(shown)).clip(-1024, 3071).astype(np.int16))
     write_array(target, np.stack(examples))
-    return {"images": len(pairs), **{f"{k}_rmse_hu": CLIP_HU * float(np.sqrt(np.mean(v))) for k, v in errors.items()}}
+    return {"images": len(pairs), **{f"{k}_rmse_hu": CLIP_HU * float(np.sqrt(np.mean(v))) for k, v in errors.items() if v}}
 
 
 def reconstruction_error(network: nn.Module, image: Tensor, mask: MaskConfig, generator: torch.Generator) -> Tensor:

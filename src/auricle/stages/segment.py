@@ -181,6 +181,7 @@ def segment(model: Trained, case: Case, notices: tuple[str, ...] = (), *, mirror
     if seen is None:
         return Segmentation(replace(case, label=np.zeros(shape, np.uint8)), False, 0.0, notices)
     confidences = {s.key: float(seen.probabilities[s.id][seen.label == s.id].mean()) for s in STRUCTURES if (seen.label == s.id).any()}
+    seen = inference.continued(seen, shape, case.affine)
     coarse = _in_view(seen, case)
     label, found, confidence = _returned(seen, shape, case.affine, model.grid.spacing)
     if not found:
@@ -211,6 +212,7 @@ def to_scan(
         Label map of `shape`, empty where no heart was found; whether one was; the confidence in it.
     """
     seen = Prediction(probabilities, affine, clean(inference.winners(probabilities), grid.spacing))
+    seen = inference.continued(seen, shape, scan_affine)
     return _returned(seen, shape, scan_affine, grid.spacing)
 
 

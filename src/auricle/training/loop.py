@@ -75,14 +75,15 @@ class Hardware:
     """Where training runs."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Kind of device; auto takes a GPU where there is one."""
+    """Kind of device; auto takes an NVIDIA or AMD GPU where there is one. Apple's (mps) is taken where it is named: nothing here is tested on it."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Arithmetic; bf16-mixed on recent GPUs. CPUs are fastest in 32-true."""
 
     def fabric(self) -> Fabric:
         """A Fabric of one device for this hardware; raises `InputError` where there is none."""
+        kind = ("cuda" if torch.cuda.is_available() else "cpu") if self.accelerator == "auto" else self.accelerator
         try:
-            return Fabric(accelerator=self.accelerator, devices=1, precision=self.precision)
+            return Fabric(accelerator=kind, devices=1, precision=self.precision)
         except (RuntimeError, ValueError) as error:
             raise InputError(f"--hardware.accelerator {self.accelerator}: {error}") from None
 

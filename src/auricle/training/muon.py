@@ -57,7 +57,10 @@ def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
 
 
 def split_parameters(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Weights for Muon, and the rest for AdamW: all biases and norms, stems (few inputs) and heads (named ``head`` or ``out``)."""
+    """Weights for Muon, and the rest for AdamW: all biases and norms, stems (few inputs) and heads (named ``head`` or ``out``).
+
+    The heads of coarser levels (`decoder.coarse_heads`) are Muon's like any other inner layer.
+    """
     inner: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
