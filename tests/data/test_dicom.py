@@ -149,6 +149,16 @@ def test_several_series(tmp_path: Path) -> None:
         read_dicom(tmp_path / "study", "99")
 
 
+def test_what_is_no_ct_beside_a_series_is_left_out(tmp_path: Path) -> None:
+    """As a segmentation that was written into the folder of its scan; with --series it is still named for what it is."""
+    series(tmp_path / "study")
+    series(tmp_path / "study" / "result", 2, lambda n: {"SeriesInstanceUID": "1.2.9", "SeriesNumber": 1003, "Modality": "SEG"})
+    _, _, notices = read_dicom(tmp_path / "study")
+    assert any("1 series of another modality (SEG) left out" in n for n in notices)
+    with pytest.raises(InputError, match="the modality is SEG"):
+        read_dicom(tmp_path / "study", "1003")
+
+
 def test_localizer_and_other_files_are_left_out(tmp_path: Path) -> None:
     series(tmp_path)
     dataset(0, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], SeriesInstanceUID="1.2.1", Rows=2).save_as(tmp_path / "scout.dcm")

@@ -65,6 +65,39 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("auricle 0.")
 
 
+def test_a_reader_that_goes_away_ends_it_without_a_word(tmp_path: Path) -> None:
+    code = "import sys, auricle.cli; sys.stdin.read(); auricle.cli.main(['segment', 'nothing.nii.gz', '-o', 'out', '--json'])"
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, **pipes) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.stdin.close()
+        assert process.wait() in (1, 2)
+        assert b"Traceback" not in process.stderr.read()
+
+
+def test_wrong_flags_are_an_event_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["segment", "--nonsense", "--json"])
+    assert stop.value.code == 2
+    assert json.loads(capsys.readouterr().out)["event"] == "error"
+
+
+@pytest.mark.parametrize("text", ["CUDA error: no kernel image is available", "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"])
+def test_a_gpu_that_fails_is_one_line(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError(f"{text}\nCompile with TORCH_USE_CUDA_DSA")
+
+    monkeypatch.setattr("auricle.stages.segment.run", broken)
+    (tmp_path / "a.nii.gz").write_bytes(b"")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["segment", str(tmp_path / "a.nii.gz"), "-o", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(f"auricle: the GPU failed ({text}): set CUDA_VISIBLE_DEVICES= (to nothing)")
+
+
 def test_json_mode_writes_events_alone(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "auricle", "cohort", "--out", str(tmp_path / "c"), "--json", "--size", "32", "32", "32", "--spacing",
                "5", "5", "5", "--margin", "0", "0", "0", "--workers", "2", "data:virtual-data", "--data.patients", "4"]  # fmt: skip

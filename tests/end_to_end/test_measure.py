@@ -128,6 +128,37 @@ def test_many_label_maps_find_their_partners_by_name(tmp_path: Path, capsys: pyt
     assert {scan for scan, _ in rows_of(tmp_path / "again" / "measures.csv")} == {"p2"}
 
 
+def test_two_models_are_measured_against_one_reference(tmp_path: Path) -> None:
+    """Results of one name in two folders; names that `segment` made fit for a folder find their scan's."""
+    for name in ("Patient-01", "p2"):
+        for model in ("a", "b"):
+            write(tmp_path / model / name / "labels.nii.gz", boxes())
+        write(tmp_path / "truth" / f"{name.replace('-', ' ')}.nii.gz", boxes())
+    cli.main(["measure", str(tmp_path / "a"), str(tmp_path / "b"), "--reference", str(tmp_path / "truth"), "-o", str(tmp_path / "out"), "--quiet"])
+    rows = rows_of(tmp_path / "out" / "measures.csv")
+    assert {scan for scan, _ in rows} == {"a_Patient-01", "b_Patient-01", "a_p2", "b_p2"}
+    assert {row["dice"] for row in rows.values() if row["dice"]} == {"1.0000"}
+
+
+def test_interrupted_measurements_are_kept_and_a_file_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("p1", "p2"):
+        write(tmp_path / "in" / f"{name}.nii.gz", boxes())
+    config, real = measure.MeasureStage((tmp_path / "in",)), measure.measure
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="is a file"):
+        measure.run(config, tmp_path / "file", overwrite=True)
+
+    def interrupted(stage: Any, scan: Any, *, alone: bool) -> Any:
+        if scan.name == "p2":
+            raise KeyboardInterrupt
+        return real(stage, scan, alone=alone)
+
+    monkeypatch.setattr(measure, "measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure.run(config, tmp_path / "out")
+    assert {scan for scan, _ in rows_of(tmp_path / "out" / "measures.csv")} == {"p1"}
+
+
 def test_names_of_scans_and_label_maps_may_differ_as_in_data_sets(tmp_path: Path) -> None:
     """nnU-Net's channel, the marks of label maps, and scans and label maps side by side."""
     for name in ("a_0000", "b_0000"):

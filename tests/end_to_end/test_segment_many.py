@@ -17,7 +17,7 @@ from auricle.core.anatomy import ID, KEYS
 from auricle.core.case import Case
 from auricle.core.errors import InputError
 from auricle.core.runs import Run
-from auricle.data import outputs
+from auricle.data import outputs, volume_files
 from auricle.data.nifti import read_nifti, write_nifti
 from auricle.metrics import overlap
 from auricle.models.segmenter import Segmenter, SegmenterConfig
@@ -29,11 +29,15 @@ from auricle.stages.weights import save_model
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained segmenter in a finished run folder: it finds no heart, quickly."""
-    folder = tmp_path_factory.mktemp("model") / "ours"
+    """An untrained segmenter: it finds no heart, quickly."""
+    return untrained(tmp_path_factory.mktemp("model") / "ours")
+
+
+def untrained(folder: Path, seed: int = 0) -> Path:
+    """A segmenter with random weights in a finished run folder."""
     run = Run(folder, "finetune", {}, {})
     run.begin()
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = SegmenterConfig(channels=(4, 8))
     save_model(run, Segmenter(config, outputs=9), {"network": config, "grid": Grid((16, 16, 16), (8.0, 8.0, 8.0)), "patch": None, "mirrored": False})
     run.finish()
@@ -120,6 +124,43 @@ def test_a_failed_scan_is_one_line_and_the_rest_goes_on(model: Path, tmp_path: P
     assert [s["status"] for s in summary(tmp_path / "out")["scans"]] == ["done", "failed", "done"]
 
 
+def test_what_cannot_be_read_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file, or a folder, that another user owns among many scans."""
+    scans = write_scans(tmp_path / "in", ("a.nii.gz", "p1/b.nii.gz"))
+    for name in ("p2", "p3"):
+        (scans / name).mkdir()
+        (scans / name / "0001.dcm").write_bytes(b"locked")
+    real_open, real_iterdir = batch.is_dicom, Path.iterdir
+
+    def locked_file(path: Path) -> bool:
+        if path.parent.name == "p2":
+            raise InputError(f"{path}: cannot be read (Permission denied)")
+        return real_open(path)
+
+    def locked_folder(path: Path) -> Any:
+        if path.name == "p3":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real_iterdir(path)
+
+    monkeypatch.setattr(batch, "is_dicom", locked_file)
+    monkeypatch.setattr(Path, "iterdir", locked_folder)
+    found, many = batch.find_scans([scans], None, None, tmp_path / "out")
+    assert many
+    assert [s.name for s in found] == ["a", "b", "p2", "p3"]
+
+
+def test_results_of_several_models_can_be_told_apart(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scans, out = write_scans(tmp_path / "in", ("a.nii.gz", "b.nii.gz")), tmp_path / "out"
+    for name, weights in (("a", model), ("b", untrained(tmp_path / "other", seed=1))):
+        (tmp_path / f"{name}.txt").write_text(f"{scans / name}.nii.gz\n")
+        run("--list", tmp_path / f"{name}.txt", "-o", out, "--model", weights)
+    with (out / "volumes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len({(r["scan"], r["model"]) for r in rows}) == len({r["model"] for r in rows}) == 2
+    assert {r["heart_found"] for r in rows} <= {"yes", "no"}
+    assert "several models or versions" in capsys.readouterr().err
+
+
 def test_the_same_command_resumes(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Broken off after the first scan, with the rest of the second lying about: the first is kept, and the end is as if nothing had happened."""
     scans = write_scans(tmp_path / "scans", ("a.nii.gz", "b.nii.gz"))
@@ -187,10 +228,10 @@ def test_the_digest_follows_all_that_a_scan_is_read_from(tmp_path: Path) -> None
         (tmp_path / name).write_bytes(name.encode())
     (tmp_path / "a.mhd").write_text("ElementDataFile = a.raw\n")
     scans = [tmp_path / n for n in ("a.nii.gz", "a.mhd", "series", "series/1")]
-    before = [batch.content_digest(p) for p in scans]
+    before = [volume_files.content_digest(p) for p in scans]
     for changed, wanted in (("a.raw", [1]), ("series/2", [2, 3]), ("other", []), ("a.nii.gz", [0])):
         (tmp_path / changed).write_bytes(b"new" + changed.encode())
-        after = [batch.content_digest(p) for p in scans]
+        after = [volume_files.content_digest(p) for p in scans]
         assert [i for i in range(4) if after[i] != before[i]] == wanted
         before = after
 
@@ -391,7 +432,12 @@ def test_a_replacement_that_is_killed_can_be_repeated(model: Path, tmp_path: Pat
     scans, out = write_scans(tmp_path / "in", ("a.nii.gz",)), tmp_path / "out"
     arguments = (scans / "a.nii.gz", "-o", out, "--model", model, "--format", "nifti", "nifti-structures")
     run(*arguments)
+    before = {p.relative_to(out): p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
     whole = {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    # The same again is there already; what another option made is replaced.
+    run(*arguments, "--overwrite")
+    assert {p.relative_to(out): p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()} == before
+    run(*arguments, "--not-hu", "--overwrite")
     real, moved = os.replace, list[Any]()
 
     def killed(a: Any, b: Any) -> None:

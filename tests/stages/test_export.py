@@ -43,7 +43,7 @@ def pair(index: int) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
 def record(name: str, **changes: Any) -> dict[str, Any]:
     """What `auricle generate` records of a pair that was made from a patient's conditions."""
     return {
-        "id": name, "requested": {"sex": "F", "phase": 0.9, "volumes_ml": {"LAA": 12.0}}, "faults_before": [], "faults": [], "copy": False,
+        "id": name, "requested": {"sex": "F", "phase": 0.8731, "volumes_ml": {"LAA": 12.0}}, "faults_before": [], "faults": [], "copy": False,
         "nearest": {"case": PATIENT, "score": 0.4}, "complete": True, "volumes_ml": {}, "kept": True, **changes,
     }  # fmt: skip
 
@@ -110,7 +110,7 @@ def test_the_table_holds_what_was_asked_for_and_what_came_out(generated: Path, t
     assert facts["synthetic"] is True
     assert (facts["seed"], facts["model_sha256"], facts["asked"]) == (3, {"diffusion": "a" * 64}, {"sex": "F"})
     assert facts["audited_for_copies"] is True
-    assert [p["requested"]["phase"] for p in facts["pairs"]] == [0.9, 0.9]
+    assert [p["requested"]["phase"] for p in facts["pairs"]] == [0.9, 0.9]  # of a training case, so not to the last digit
 
 
 @pytest.mark.parametrize("kind", ["nifti", "nnunet", "dicom"])
@@ -286,9 +286,25 @@ def test_what_exists_is_kept_unless_it_is_an_earlier_export(generated: Path, tmp
     with pytest.raises(InputError, match=r"notes\.txt, which no export wrote"):
         send(generated, out, overwrite=True)
     (tmp_path / "home").mkdir()
-    with pytest.raises(InputError, match="is no earlier export"):
-        send(generated, tmp_path / "home", overwrite=True)
-    assert names(tmp_path) == ["generated", "home", "out"]
+    with zipfile.ZipFile(tmp_path / "mine.zip", "w") as archive:
+        archive.writestr("notes.txt", "mine")
+    (tmp_path / "text.zip").write_text("mine")
+    for name in ("home", "mine.zip", "text.zip"):
+        with pytest.raises(InputError, match="is no earlier export"):
+            send(generated, tmp_path / name, overwrite=True)
+    assert names(tmp_path) == ["generated", "home", "mine.zip", "out", "text.zip"]
+
+
+def test_the_name_of_a_data_set_is_for_nnunet_alone(generated: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not for --format nifti"):
+        send(generated, tmp_path / "out", dataset_id=5)
+
+
+def test_what_the_working_folder_holds_is_nobodys_business(generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here" / "Dataset900_Other").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    for target in ("raw", "raw.zip"):
+        assert send(generated, tmp_path / target, format="nnunet").exists()
 
 
 def test_a_full_disk_is_refused_before_anything_is_written(generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import os
 import re
 import sys
 import warnings
@@ -28,6 +29,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # What our dependencies deprecate is not the user's business.
     warnings.filterwarnings("ignore", module=r"(monai|lightning_fabric|torch)\b")
     try:
+        _run(arguments)
+    except BrokenPipeError:
+        # Whoever read the output has gone: nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _run(arguments: Sequence[str]) -> None:
+    """The command, whose errors end in one line."""
+    try:
+        # Wrong flags are an event, too.
+        progress.configure("json" if "--json" in arguments else "bars")
         _parse(arguments)()
     except (InputError, ValueError) as error:
         _fail(str(error))
@@ -35,11 +48,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("auricle: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate", str(error)):
+        if isinstance(error, MemoryError) or re.search("out of memory|allocate", str(error)):
+            _fail(f"out of memory: {_smaller(arguments)}")
+        if not re.search("CUDA|cuDNN|HIP", str(error)):
             raise
-        _fail("out of memory: take a smaller recipe, batch, patch or model grid")
+        reason = str(error).strip().splitlines()[0]
+        _fail(f"the GPU failed ({reason}): set CUDA_VISIBLE_DEVICES= (to nothing) before the command to do it on the CPU")
+    except BrokenPipeError:
+        raise
     except OSError as error:
         _fail(f"{error.filename or 'disk'}: {error.strerror or error}")
+
+
+def _smaller(arguments: Sequence[str]) -> str:
+    """What needs less memory."""
+    if arguments[:1] in (["segment"], ["measure"], ["export"], ["check"]):
+        return "close other programs, or crop the scan to the chest (on a GPU that is too small: set CUDA_VISIBLE_DEVICES= before the command)"
+    return "take a smaller recipe, batch, patch or model grid"
 
 
 def _parse(arguments: Sequence[str]) -> Callable[[], None]:

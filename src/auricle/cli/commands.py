@@ -191,8 +191,8 @@ def segment_scans(options: Annotated[SegmentOptions, tyro.conf.arg(name="")], sh
     scans, many = batch.find_scans(options.scans, options.listing, options.series, options.out)
     model = segment.resolve_model(options.model)
     if not many:
-        result = segment.run(SegmentStage(scans[0].path, model, options.options(), options.overwrite), options.out)
-        progress.event("finished", out=str(options.out), heart_found=result.heart_found)
+        found = segment.run(SegmentStage(scans[0].path, model, options.options(), options.overwrite), options.out)
+        progress.event("finished", out=str(options.out), heart_found=found)
     else:
         entries = batch.run(BatchStage(scans, model, options.options(), options.overwrite), options.out)
         failed = [e.scan.name for e in entries if e.status == "failed"]
@@ -220,12 +220,12 @@ def measure_labels(options: Annotated[MeasureOptions, tyro.conf.arg(name="")], s
     results = measure.run(options.config(), options.out, overwrite=options.overwrite)
     for r in results:
         progress.event("measured", name=r.name, structures=r.rows, findings=r.findings, error=r.error)
-    progress.event("finished", out=None if options.out is None else str(options.out), label_maps=len(results))
     if not show.json and not (show.quiet and options.out):
         print(measure.table(results))
     failed = [r.name for r in results if r.error is not None]
     if failed:
         raise InputError(f"{len(failed)} of {len(results)} label maps could not be measured: {_few(failed)}")
+    progress.event("finished", out=None if options.out is None else str(options.out), label_maps=len(results))
 
 
 def _few(names: list[str]) -> str:
@@ -315,10 +315,10 @@ def plan_recipe(options: Annotated[PlanOptions, tyro.conf.arg(name="")], show: S
         progress.event("estimate", **row)
     if not show.json:
         print(plan.table(estimates))
-    progress.event("finished", stages=len(estimates))
     lacking = [e.stage for e in estimates if e.fits is False]
     if lacking:
         raise InputError(f"{', '.join(lacking)} would not fit into {options.memory}: see the flags above")
+    progress.event("finished", stages=len(estimates))
 
 
 def _take(hardware: Hardware) -> None:

@@ -121,9 +121,10 @@ class SegmentOptions:
     """Text file with the path of a scan a line, or CSV with the columns scan and perhaps name and series."""
     format: tuple[LabelFormat, ...] = ("nifti",)
     """nifti (one label map), nifti-structures (a mask each), dicom-seg (of a DICOM series, also from a .zip), stl, glb (meshes),
-    overlays (PNGs of axial slices)."""
+    overlays (PNGs of axial slices). Several may follow, so name the scans before."""
     model: Path | None = None
-    """Folder of a fine-tuned segmenter, or of a whole run (its arm `ours` is taken); the one that ships with auricle otherwise."""
+    """Folder of a fine-tuned segmenter, or of a whole run (of its arms `ours-plus`, else `ours`, else `baseline`); otherwise the one that ships with
+    auricle."""
     fast: bool = False
     """Search the heart with coarse voxels and look closely at it alone: faster where the scan is wide; vessels far from the heart lose most."""
     mirror: bool = False
@@ -188,8 +189,8 @@ class ExportOptions:
     out: Out
     """Folder to write, or a zip file where the name ends in .zip. For nnunet, the folder that holds the data sets."""
     source: tyro.conf.Positional[Path | None] = None
-    """A fine-tuned segmenter or a whole run (its arm `ours` is taken); a folder of generated pairs or a prepared cohort. Without it, the segmenter
-    that ships with auricle."""
+    """A fine-tuned segmenter or a whole run (of its arms `ours-plus`, else `ours`, else `baseline`); a folder of generated pairs or a prepared
+    cohort. Without it, the segmenter that ships with auricle."""
     format: Format | None = None
     """For a segmenter: bundle (for `auricle segment`, the default), monai (MONAI bundle) or onnx. For pairs: nifti (the default), nnunet (raw data
     set) or dicom (CT series, of synthetic pairs alone)."""

@@ -1,5 +1,6 @@
 """Atomic writes: a reader sees the old file or the new one, never a part."""
 
+import contextlib
 import errno
 import glob
 import json
@@ -36,10 +37,13 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_folder(target: Path) -> Iterator[Path]:
-    """Yield a new folder beside `target`, removed at the end unless it was moved. Removes first what a killed process left there.
+    """Yield a new folder beside `target`, removed at the end unless it was moved, with folders made for it that stay empty.
+
+    Removes first what a killed process left there.
 
     Raises `Busy` where a process that lives has such a folder for the same `target`.
     """
+    made = [p for p in target.parents if not p.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     _clear_up(target)
     temporary = target.with_name(f".{os.getpid()}.{target.name}")
@@ -48,6 +52,9 @@ def scratch_folder(target: Path) -> Iterator[Path]:
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):  # what is not empty stays
+            for path in made:
+                path.rmdir()
 
 
 @contextmanager

@@ -88,6 +88,11 @@ def _choose(slices: list[Slice], series: str | None, folder: Path) -> tuple[list
     if len(kept) < len(slices):
         notices.append(f"{folder}: {len(slices) - len(kept)} localizers or images without a position were left out")
     found = _summaries(kept)
+    scans = [s for s in found if s.modality == "CT"]
+    if series is None and len(scans) == 1 and len(found) > 1:
+        others = ", ".join(sorted({s.modality or "unknown" for s in found} - {"CT"}))
+        notices.append(f"{folder}: {len(found) - 1} series of another modality ({others}) left out")
+        found = scans
     listing = "; ".join(str(s) for s in found)
     if series is None and len(found) > 1:
         way_out = "choose one with --series UID or NUMBER (auricle segment), or give it a folder of its own"

@@ -62,7 +62,7 @@ def write_dicom_seg(
     """Write a binary segmentation with one segment a structure, in the source's slice order, atomically.
 
     Segment numbers are the label ids; a structure without voxels has a segment without frames. Codes are SNOMED CT's, which say left and right
-    themselves, so no laterality modifier is given. The same label map of the same series gets the same UIDs.
+    themselves, so no laterality modifier is given. The same label map of the same series, with the same patient module, gets the same UIDs.
 
     Args:
         path: file to write.
@@ -85,7 +85,7 @@ def write_dicom_seg(
     headers = [_identified(h, keep_patient, thickness) for h in headers]
     frames = np.ascontiguousarray(label.transpose(2, 1, 0)[order])
     # What is written follows from these alone, so a copy of the file is known as one.
-    origin = (headers[0].SeriesInstanceUID, algorithm.weights, hashlib.sha256(frames.tobytes()).hexdigest())
+    origin = (headers[0].SeriesInstanceUID, algorithm.weights, algorithm.version, str(keep_patient), hashlib.sha256(frames.tobytes()).hexdigest())
     uids = [derived_uid(*origin, part) for part in ("series", "instance")]
     with _highdicom() as highdicom:
         result = highdicom.seg.Segmentation(

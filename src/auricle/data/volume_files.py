@@ -1,5 +1,7 @@
 """One volume from one file, whatever its format."""
 
+import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from auricle.data.nrrd_files import read_nrrd
 _READERS = {".nii": read_nifti, ".nii.gz": read_nifti, ".nrrd": read_nrrd, ".nhdr": read_nrrd, ".mha": read_metaimage, ".mhd": read_metaimage}
 _VOXELS = re.compile(r"^[ \t]*(?:ElementDataFile[ \t]*=|data ?file:)[ \t]*([^/\\\r\n]+)\r?$", re.MULTILINE)
 ENDINGS = tuple(_READERS)
+SCAN_ENDINGS = (*ENDINGS, ".zip")
+"""Names of files that are scans by themselves."""
 
 
 def ending(path: Path) -> str | None:
@@ -31,6 +35,23 @@ def files_of(path: Path) -> list[Path]:
     with path.open("rb") as file:
         named = _VOXELS.search(file.read(2**16).decode("latin-1"))
     return [path, *([path.with_name(named[1].strip())] if named and path.with_name(named[1].strip()).is_file() else [])]
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of the bytes that a scan is read from, with the names of files where there are several.
+
+    Of a folder these are all its files, of a header its voxels too, of one DICOM file those of its folder.
+    """
+    folder = path if path.is_dir() else path.parent
+    files = files_of(path if path.name.endswith(SCAN_ENDINGS) else folder)
+    whole = hashlib.sha256()
+    for file in files:
+        name = "" if files == [path] else file.relative_to(folder)
+        whole.update(os.fsencode(f"{name}\0{file.stat().st_size}\0"))
+        with file.open("rb") as handle:
+            while part := handle.read(2**20):
+                whole.update(part)
+    return whole.hexdigest()
 
 
 def read_volume(

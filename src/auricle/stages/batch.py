@@ -5,7 +5,6 @@ A scan whose result is there already, by its content, the weights and the option
 
 import contextlib
 import csv
-import hashlib
 import os
 import re
 import shutil
@@ -26,19 +25,18 @@ from auricle.data.dicom_files import is_dicom, series_of
 from auricle.data.layouts import LABEL_MARK, case_name
 from auricle.data.outputs import COLUMNS, check_output, write_table
 from auricle.data.tables import read_table
+from auricle.data.volume_files import SCAN_ENDINGS
 from auricle.stages import finetune, segment
 from auricle.stages.finetune import Trained
 from auricle.stages.segment import DESCRIPTION, SUMMARY, Options, SegmentStage
 
-ENDINGS = (*volume_files.ENDINGS, ".zip")
-"""Names of files that are scans by themselves."""
 WORK = ".unfinished"
 """Folder of what only a command at work needs."""
 LOOKED_AT = 20
 """Files of a folder that are opened to see whether it holds a DICOM series."""
 
 
-DESCRIBED = ("heart_found", "confidence", "partial", "notices")
+DESCRIBED = ("heart_found", "confidence", "partial", "notices", "model", "version")
 """What the summary takes from each result's description."""
 
 
@@ -97,11 +95,12 @@ def run(config: BatchStage, out: Path) -> list[Entry]:
         _sweep(out / WORK)
         start = time.monotonic()
         for number, scan in enumerate(config.scans, 1):
-            progress.report(f"[{number}/{len(config.scans)}] {scan.path}{_left(start, number - 1, len(config.scans))}")
+            worked = sum(e.status == "done" for e in entries)
+            progress.report(f"[{number}/{len(config.scans)}] {scan.path}{_left(start, worked, len(config.scans) - number + 1)}")
             entries.append(_one(model, config, scan, out))
             progress.event("scan", name=scan.name, status=entries[-1].status, number=number, total=len(config.scans), reason=entries[-1].reason)
     finally:
-        if any(e.status != "failed" for e in entries):
+        if any(e.status != "failed" for e in entries) or (out / SUMMARY).exists():
             _summarize(entries, config, out)
         _sweep(out / WORK)
         (out / WORK / "config.json").unlink(missing_ok=True)
@@ -135,7 +134,7 @@ def find_scans(inputs: Sequence[Path], listing: Path | None, series: str | None,
     """
     listed = [] if listing is None else [replace(s, series=s.series or series) for s in _listed(listing)]
     found = [Scan(p, "", series) for path in inputs for p in _expanded(path, series, out)] + listed
-    found = list({(_place(s.path), s.series): s for s in found}.values())
+    found = list({(_place(s.path), s.series, s.name): s for s in found}.values())
     if not found:
         raise InputError(f"{listing}: lists no scans" if listing else "no scan given: name files or folders, or give --list")
     many = listing is not None or len(found) > 1 or found[0].path not in inputs
@@ -145,12 +144,12 @@ def find_scans(inputs: Sequence[Path], listing: Path | None, series: str | None,
 def _place(path: Path) -> tuple[Path, str]:
     """What makes a scan one of its own: its path, or of one DICOM file its folder and series, whose other files stand for the same scan."""
     with contextlib.suppress(InputError):  # what cannot be read fails by itself, and the others go on
-        if path.is_file() and not path.name.endswith(ENDINGS) and is_dicom(path):
+        if path.is_file() and not path.name.endswith(SCAN_ENDINGS) and is_dicom(path):
             return path.absolute().parent, "" if path.name == "DICOMDIR" else series_of(path)
     return path.absolute(), ""
 
 
-def named(scans: list[Scan]) -> list[Scan]:
+def named(scans: list[Scan], way_out: str = "name them in a --list with the columns scan and name") -> list[Scan]:
     """Give every scan a name of its own: its file's or folder's, with as many folders above as set it apart from the others."""
     parts = [_parts(s.path.parent if s.path.name == "DICOMDIR" else s.path) if not s.name else [s.name] for s in scans]
     lengths = [1] * len(scans)
@@ -164,7 +163,6 @@ def named(scans: list[Scan]) -> list[Scan]:
             return [replace(s, name=name) for s, name in zip(scans, names, strict=True)]
         if not longer:
             first, second = (scans[i].path for i in [j for j in alike if names[j] == names[alike[0]]][:2])
-            way_out = "name them in a --list with the columns scan and name"
             raise InputError(f"{first} and {second} would both go to a folder named {names[alike[0]]}; {way_out}")
         for i in longer:
             lengths[i] += 1
@@ -172,24 +170,7 @@ def named(scans: list[Scan]) -> list[Scan]:
 
 def stem(path: Path) -> str:
     """A file's or folder's name without the ending of a volume file."""
-    return path.name.removesuffix(next((e for e in ENDINGS if path.name.endswith(e)), "")) or path.name
-
-
-def content_digest(path: Path) -> str:
-    """SHA-256 of the bytes that a scan is read from, with the names of files where there are several.
-
-    Of a folder these are all its files, of a header its voxels too, of one DICOM file those of its folder.
-    """
-    folder = path if path.is_dir() else path.parent
-    files = volume_files.files_of(path if path.name.endswith(ENDINGS) else folder)
-    whole = hashlib.sha256()
-    for file in files:
-        name = "" if files == [path] else file.relative_to(folder)
-        whole.update(f"{name}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as handle:
-            while part := handle.read(2**20):
-                whole.update(part)
-    return whole.hexdigest()
+    return path.name.removesuffix(next((e for e in SCAN_ENDINGS if path.name.endswith(e)), "")) or path.name
 
 
 def _one(model: Trained, config: BatchStage, scan: Scan, out: Path) -> Entry:
@@ -199,8 +180,8 @@ def _one(model: Trained, config: BatchStage, scan: Scan, out: Path) -> Entry:
     try:
         if not scan.path.exists():
             raise InputError(f"{scan.path}: no such file or folder")
-        wanted = segment.fingerprint(content_digest(scan.path), config.model, options)
-        if _fingerprint(folder) == wanted and (folder / "volumes.csv").exists():
+        wanted = segment.fingerprint(volume_files.content_digest(scan.path), config.model, options)
+        if segment.made_from(folder) == wanted:
             progress.report(f"{folder}: is segmented")
             return Entry(scan, "skipped")
         if folder.exists() and not config.overwrite:
@@ -225,25 +206,16 @@ def _is_whole(description: Path) -> bool:
     return isinstance(found, dict) and set(DESCRIBED) <= found.keys() and (description.parent / "volumes.csv").exists()
 
 
-def _fingerprint(folder: Path) -> str | None:
-    """What the result in a folder follows from; None where there is none."""
-    try:
-        described = read_json(folder / DESCRIPTION)
-    except (OSError, ValueError):
-        return None
-    return described.get("fingerprint") if isinstance(described, dict) else None
-
-
 def _summarize(entries: list[Entry], config: BatchStage, out: Path) -> None:
     """Tables over all scans of this command and those that earlier ones left, from the files of each."""
     rows: list[list[str]] = []
     scans: list[dict[str, Any]] = []
     names = {e.scan.name for e in entries}
-    counted = {_fingerprint(out / e.scan.name) for e in entries if e.status != "failed"}
+    counted = {segment.made_from(out / e.scan.name) for e in entries if e.status != "failed"}
     kept = []
     for path in sorted(out.glob(f"*/{DESCRIPTION}")):
         # The same scan under another name, as one of few is called otherwise than one of many, counts once; a result that is not whole never.
-        mark, whole = _fingerprint(path.parent), _is_whole(path)
+        mark, whole = segment.made_from(path.parent), _is_whole(path)
         if path.parent.name not in names and whole and (mark is None or mark not in counted):
             kept.append({"name": path.parent.name, "scan": None, "status": "kept"})
             counted.add(mark)
@@ -255,10 +227,13 @@ def _summarize(entries: list[Entry], config: BatchStage, out: Path) -> None:
         described = read_json(folder / DESCRIPTION)
         item = {k: v for k, v in item.items() if k != "reason"}
         scans.append({**item, **{k: described[k] for k in DESCRIBED}})
+        facts = ["yes" if described["heart_found"] else "no", f"{described['model']:.12}", described["version"]]
         with (folder / "volumes.csv").open(newline="", encoding="utf-8") as file:
-            rows += [[folder.name, *(row[c] for c in COLUMNS)] for row in csv.DictReader(file)]
+            rows += [[folder.name, *(row[c] for c in COLUMNS), *facts] for row in csv.DictReader(file)]
     counts = {status: sum(e.status == status for e in entries) for status in ("done", "skipped", "failed")}
-    write_table(out / "volumes.csv", ["scan", *COLUMNS], rows)
+    if len({(s["model"], s["version"]) for s in scans if "model" in s}) > 1:
+        progress.notice(f"{out}: holds results of several models or versions; the columns model and version of volumes.csv tell them apart")
+    write_table(out / "volumes.csv", ["scan", *COLUMNS, "heart_found", "model", "version"], rows)
     write_json(out / SUMMARY, {"model": finetune.identity(config.model), **counts, "left": len(config.scans) - len(entries), "scans": scans})
 
 
@@ -269,10 +244,11 @@ def _sweep(work: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _left(start: float, done: int, total: int) -> str:
+def _left(start: float, done: int, left: int) -> str:
+    """How long `left` scans take if none of them is there already."""
     if not done:
         return ""
-    seconds = (time.monotonic() - start) / done * (total - done)
+    seconds = (time.monotonic() - start) / done * left
     return f" ({timedelta(seconds=round(seconds))} left)"
 
 
@@ -289,7 +265,11 @@ def _expanded(path: Path, series: str | None, out: Path) -> list[Path]:
 
 def _below(folder: Path, out: Path) -> Iterator[Path]:
     """Volume files and folders with DICOM files under a folder, in order of their names; label maps that lie beside their scans are left out."""
-    everything = sorted(folder.iterdir())
+    try:
+        everything = sorted(folder.iterdir())
+    except OSError:
+        yield folder  # it fails by itself, and the others go on
+        return
     names = {case_name(stem(p)) for p in everything if not LABEL_MARK.search(stem(p))}
     ours = (folder / DESCRIPTION).exists()
     for path in everything:
@@ -302,7 +282,7 @@ def _below(folder: Path, out: Path) -> Iterator[Path]:
                 yield path
             else:
                 yield from _below(path, out)
-        elif path.name.endswith(ENDINGS):
+        elif path.name.endswith(SCAN_ENDINGS):
             yield path
 
 
@@ -315,13 +295,19 @@ def _belongs_to_a_scan(path: Path, names: set[str]) -> bool:
 
 
 def _holds_dicom(folder: Path) -> bool:
-    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name != "DICOMDIR" and not p.name.endswith(ENDINGS))
-    return any(is_dicom(p) for p in files[:LOOKED_AT])
+    """Whether it holds a DICOM series, or what cannot be read and may be one: that fails by itself later, and other scans go on."""
+    try:
+        files = sorted(p for p in folder.iterdir() if p.is_file() and p.name != "DICOMDIR" and not p.name.endswith(SCAN_ENDINGS))
+        return any(is_dicom(p) for p in files[:LOOKED_AT])
+    except (InputError, OSError):
+        return True
 
 
 def _series(folder: Path) -> str:
-    first = next(p for p in sorted(folder.iterdir()) if p.is_file() and p.name != "DICOMDIR" and is_dicom(p))
-    return series_of(first)
+    try:
+        return series_of(next(p for p in sorted(folder.iterdir()) if p.is_file() and p.name != "DICOMDIR" and is_dicom(p)))
+    except (InputError, OSError):
+        return str(folder)
 
 
 def _listed(listing: Path) -> list[Scan]:
@@ -345,4 +331,9 @@ def _listed(listing: Path) -> list[Scan]:
 def _parts(path: Path) -> list[str]:
     """A path's folders and its stem, each fit for the name of a folder."""
     path = Path(os.path.abspath(path))
-    return [re.sub(r"[^\w.+-]", "-", part) for part in (*path.parts[1:-1], stem(path))]
+    return [fitting(part) for part in (*path.parts[1:-1], stem(path))]
+
+
+def fitting(name: str) -> str:
+    """A name that any file system takes for a folder."""
+    return re.sub(r"[^\w.+-]", "-", name)

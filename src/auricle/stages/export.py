@@ -12,7 +12,7 @@ from auricle.core import progress
 from auricle.core.checksums import SUMS, read_checksums, write_checksums
 from auricle.core.errors import InputError
 from auricle.core.files import atomic_folder, atomic_path, scratch_folder
-from auricle.data.nnunet import dataset_folder
+from auricle.data.nnunet import dataset_folder, dataset_name
 from auricle.data.outputs import check_output
 from auricle.stages import export_models, export_pairs
 from auricle.stages.segment import resolve_model
@@ -50,11 +50,13 @@ def run(config: ExportStage, out: Path) -> Path:
         raise InputError(f"--format {kind} needs the folder of generated pairs, or of a prepared cohort")
     if config.half and kind not in ("bundle", "monai"):
         raise InputError(f"--half is for the weights of a bundle, not for --format {kind}")
+    if kind != "nnunet" and (config.dataset_id, config.name) != (ExportStage.dataset_id, ExportStage.name):
+        raise InputError(f"--dataset-id and --name are an nnU-Net data set's, not for --format {kind}")
     target = dataset_folder(out, config.dataset_id, config.name) if kind == "nnunet" and out.suffix != ".zip" else out
     _check_target(target, 0, config.overwrite)
     write, size = _pairs(config, kind) if kind in get_args(PairFormat) else _model(config, kind)
     _check_target(target, size * (2 if out.suffix == ".zip" else 1), config.overwrite)
-    inside = dataset_folder(Path(), config.dataset_id, config.name).name if kind == "nnunet" else out.stem
+    inside = dataset_name(config.dataset_id, config.name) if kind == "nnunet" else out.stem
     with _delivering(target, inside, config.overwrite) as folder:
         write(folder)
     progress.report(f"{target}: exported as {kind}")
@@ -105,6 +107,8 @@ def _check_target(target: Path, size: int, overwrite: bool) -> None:
     if not target.exists():
         return
     if target.suffix == ".zip" and target.is_file():
+        if not _is_export(target):
+            raise InputError(f"{target}: is no earlier export (there is no {SUMS} in it), so it is not overwritten; choose another name")
         return
     if not (target / SUMS).is_file():
         raise InputError(f"{target}: is no earlier export (there is no {SUMS} in it), so it is not overwritten; choose another name")
@@ -112,6 +116,14 @@ def _check_target(target: Path, size: int, overwrite: bool) -> None:
     own = sorted(p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file() and p.relative_to(target).as_posix() not in known)
     if own:
         raise InputError(f"{target}: holds {own[0]}, which no export wrote, so it is not overwritten; choose another name")
+
+
+def _is_export(archive: Path) -> bool:
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            return any(name.count("/") == 1 and name.endswith(f"/{SUMS}") for name in packed.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 @contextmanager

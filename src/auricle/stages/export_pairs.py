@@ -73,20 +73,26 @@ def _generated(folder: Path) -> Source:
     audited = all(table["pairs"][i].get("nearest") is not None for i in kept)
     if not audited:
         progress.notice(f"{folder}: was generated without a cohort or gate, so that nobody has looked for copies of training cases")
-    rows = [_described(table["pairs"][i]) for i in kept]
+    asked = _conditions(table.get("asked", {}))
+    rows = [_described(table["pairs"][i], asked) for i in kept]
     stages = read_json(folder / "config.json")["inputs"]
     models = {"diffusion": table.get("model_sha256"), "autoencoder": table.get("autoencoder_sha256"), "refiner": table.get("refiner_sha256")}
     return Source(everything.take(kept), True, rows, {
         "synthetic": True, "made_by": f"auricle {__version__}, `auricle generate`", "research_only": True, "audited_for_copies": audited,
         "seed": table["seed"], "sampler": table["sampler"], "steps": table["steps"], "variation": table.get("variation", 1.0),
         "model_sha256": {k: v for k, v in models.items() if v},
-        "stage_fingerprints": stages, "asked": _conditions(table.get("asked", {})), "pairs": rows,
+        "stage_fingerprints": stages, "asked": asked, "pairs": rows,
     })  # fmt: skip
 
 
-def _described(pair: dict[str, Any]) -> dict[str, Any]:
+def _described(pair: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    requested = _conditions(pair["requested"])
+    for key, step in (("phase", 0.1), ("location_mm", 5.0)):
+        if requested.get(key) is not None and key not in asked:
+            # Nobody asked for it: it is a training case's, whose exact value could name that case.
+            requested[key] = round(step * round(requested[key] / step), 1)
     return {
-        "id": pair["id"], "synthetic": True, "requested": _conditions(pair["requested"]), "complete": pair["complete"],
+        "id": pair["id"], "synthetic": True, "requested": requested, "complete": pair["complete"],
         "faults": [text for text in pair["faults"] if "training case" not in text],
     }  # fmt: skip
 

@@ -13,6 +13,7 @@ from auricle.core.anatomy import STRUCTURES
 from auricle.core.case import Case
 from auricle.core.errors import InputError
 from auricle.core.files import write_json
+from auricle.data import volume_files
 from auricle.data.cohort import parse_label_map
 from auricle.data.geometry import apart, check_axis_code, is_sheared, on_grid
 from auricle.data.labels import read_label
@@ -20,10 +21,11 @@ from auricle.data.layouts import LABEL_MARK, case_name
 from auricle.data.outputs import VolumeRow, check_output, volumes, write_table
 from auricle.data.preprocess import label_to_grid, orient, right_angled
 from auricle.data.reading import read_scan, straightened
+from auricle.data.volume_files import ending
 from auricle.metrics.surface import area_mm2
 from auricle.phantom import check
 from auricle.stages import evaluate
-from auricle.stages.batch import ENDINGS, Scan, named, stem
+from auricle.stages.batch import Scan, fitting, named, stem
 
 COLUMNS = ("structure", "volume_ml", "surface_cm2", "mean_hu", "touches_border", "partial", "plausible")
 AGREEMENT = ("dice", "hd95_mm", "nsd", "volume_error_ml", "missed")
@@ -88,23 +90,28 @@ def run(config: MeasureStage, out: Path | None, *, overwrite: bool = False) -> l
     A label map that cannot be read is reported, and the rest goes on. Raises `InputError` where nothing can be done.
     """
     if out is not None:
-        check_output(out, overwrite=overwrite)
+        check_output(out, overwrite=overwrite, inside=True)
+        if out.exists() and not out.is_dir():
+            raise InputError(f"{out}: is a file; give the name of a folder")
     found = find_labels(config.labels)
-    results = []
-    for scan in progress.track(found, "measure", len(found)):
-        try:
-            results.append(measure(config, scan, alone=len(found) == 1))
-        except (InputError, OSError, MemoryError) as error:
-            if len(found) == 1:
-                raise
-            reason = " ".join(str(error).split()) or "out of memory"
-            progress.notice(f"failed: {reason}")
-            results.append(Measured(scan.name, scan.path, [], [], [], reason))
-            continue
-        for text in (*results[-1].notices, *(f"{scan.name}: {finding}" for finding in results[-1].findings)):
-            progress.notice(text)
-    if out is not None:
-        _write(results, out)
+    results: list[Measured] = []
+    try:
+        for scan in progress.track(found, "measure", len(found)):
+            try:
+                results.append(measure(config, scan, alone=len(found) == 1))
+            except (InputError, OSError, MemoryError) as error:
+                if len(found) == 1:
+                    raise
+                reason = " ".join(str(error).split()) or "out of memory"
+                progress.notice(f"failed: {reason}")
+                results.append(Measured(scan.name, scan.path, [], [], [], reason))
+                continue
+            for text in (*results[-1].notices, *(f"{scan.name}: {finding}" for finding in results[-1].findings)):
+                progress.notice(text)
+    finally:
+        # Interrupted, what was measured is kept.
+        if out is not None and results:
+            _write(results, out)
     return results
 
 
@@ -149,21 +156,26 @@ def find_labels(inputs: tuple[Path, ...]) -> list[Scan]:
     """
     found: list[Scan] = []
     for path in inputs:
-        # A result of `auricle segment` is known by its folder's name.
         results = [path] if (path / "labels.nii.gz").is_file() else sorted(p.parent for p in path.glob("*/labels.nii.gz"))
         if results:
-            found += [Scan(p / "labels.nii.gz", p.resolve().name) for p in results]
+            found += [Scan(p / "labels.nii.gz", "") for p in results]
         elif path.is_dir():
-            files = [Scan(p, "") for p in sorted(path.iterdir()) if p.name.endswith(ENDINGS) and not p.name.startswith(".")]
+            files = [Scan(p, "") for p in sorted(path.iterdir()) if ending(p) and not p.name.startswith(".")]
             # Scans that lie beside their label maps are no label maps.
             beside = {case_name(stem(f.path)) for f in files if LABEL_MARK.search(stem(f.path))}
             files = [f for f in files if LABEL_MARK.search(stem(f.path)) or case_name(stem(f.path)) not in beside]
             if not files:
-                raise InputError(f"{path}: holds no label maps ({', '.join(ENDINGS)})")
+                raise InputError(f"{path}: holds no label maps ({', '.join(volume_files.ENDINGS)})")
             found += files
         else:
-            found.append(Scan(path, path.resolve().parent.name if path.name == "labels.nii.gz" else ""))
-    return named(found)
+            found.append(Scan(path, ""))
+    names = named([replace(s, path=_known_by(s.path)) for s in found], "measure them one at a time")
+    return [replace(s, name=n.name) for s, n in zip(found, names, strict=True)]
+
+
+def _known_by(path: Path) -> Path:
+    """What a label map is named by: its file, or the folder of a result of `auricle segment`."""
+    return path.resolve().parent if path.name == "labels.nii.gz" else path
 
 
 def table(results: list[Measured]) -> str:
@@ -200,18 +212,19 @@ def _right_angled(case: Case) -> Case:
 
 def _partner(flag: str, given: Path, scan: Scan, alone: bool) -> Path:
     """The file that belongs to a label map."""
+    own_name = fitting(stem(_known_by(scan.path)))
     if given.is_dir():
-        candidates = [p for p in sorted(given.iterdir()) if p.name.endswith(ENDINGS) and p.absolute() != scan.path.absolute()]
-        alike = [p for p in candidates if case_name(stem(p)) == case_name(scan.name)]
+        candidates = [p for p in sorted(given.iterdir()) if p.name.endswith(volume_files.SCAN_ENDINGS) and p.absolute() != scan.path.absolute()]
+        alike = [p for p in candidates if case_name(fitting(stem(p))) == case_name(own_name)]
         # Names differ by what data sets append to those of scans and of label maps: a file marked as what is looked for comes first.
-        alike.sort(key=lambda p: (bool(LABEL_MARK.search(stem(p))) != (flag == "--reference"), stem(p) != scan.name))
+        alike.sort(key=lambda p: (bool(LABEL_MARK.search(stem(p))) != (flag == "--reference"), stem(p) != own_name))
         files = alike
         own = [given / "labels.nii.gz"] if alone else []
-        files += [p for p in (given / scan.name / "labels.nii.gz", given / scan.name, *own) if p.exists()]
+        files += [p for p in (given / own_name / "labels.nii.gz", given / own_name, *own) if p.exists()]
         if files:
             return files[0]
         if not alone:
-            raise InputError(f"{flag} {given}: holds nothing named {scan.name}, as {scan.path} is")
+            raise InputError(f"{flag} {given}: holds nothing named {own_name}, as {scan.path} is")
     elif not alone:
         raise InputError(f"{flag} {given}: is one file for several label maps; give a folder with a file named as each of them")
     return given

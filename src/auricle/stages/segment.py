@@ -21,7 +21,7 @@ from auricle.core.anatomy import HEART, STRUCTURES
 from auricle.core.case import Case
 from auricle.core.config import digest, to_json
 from auricle.core.errors import InputError
-from auricle.core.files import scratch_folder, write_json
+from auricle.core.files import read_json, scratch_folder, write_json
 from auricle.data import dicom_seg, meshes, volume_files
 from auricle.data.archive import unpacked
 from auricle.data.dicom import SourceImages, source_images
@@ -120,11 +120,18 @@ class Segmentation:
         return volumes(self.case.label, self.case.affine, self.case.image, self.confidences)
 
 
-def run(config: SegmentStage, out: Path) -> Segmentation:
+def run(config: SegmentStage, out: Path) -> bool:
     """Write ``volumes.csv``, ``volumes.json``, ``preview.png``, ``segmentation.json`` and what the formats ask for into `out`.
 
-    Raises `InputError` for a scan or a model that cannot be used, before anything is written.
+    What lies there already, of the same scan, weights, options and version, is kept. Returns whether a heart was found. Raises `InputError` for a
+    scan or a model that cannot be used, before anything is written.
     """
+    if not config.scan.exists():
+        raise InputError(f"{config.scan}: no such file or folder")
+    wanted = fingerprint(volume_files.content_digest(config.scan), config.model, config.options)
+    if made_from(out) == wanted:
+        progress.report(f"{out}: is segmented")
+        return bool(read_json(out / DESCRIPTION)["heart_found"])
     check_output(out, overwrite=config.overwrite, inside=True)
     if (out / SUMMARY).exists():
         raise InputError(f"{out}: holds the results of many scans; choose another --out for one")
@@ -133,7 +140,17 @@ def run(config: SegmentStage, out: Path) -> Segmentation:
     model = load(config.model, config.options)
     # Within a folder that is there: it may be a disk of its own, where files cannot be moved to from beside it.
     with scratch_folder(out / "segmentation" if out.is_dir() else out) as scratch:
-        return segment_file(model, config, out, scratch)
+        return segment_file(model, config, out, scratch, {"fingerprint": wanted}).heart_found
+
+
+def made_from(folder: Path) -> str | None:
+    """The `fingerprint` of the result in a folder; None where there is none, or not all of it."""
+    try:
+        described = read_json(folder / DESCRIPTION)
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(described, dict) and (folder / "volumes.csv").exists()
+    return described.get("fingerprint") if whole else None
 
 
 def check_replaceable(out: Path) -> None:
@@ -153,7 +170,7 @@ def load(folder: Path, options: Options) -> Trained:
     return model
 
 
-def segment_file(model: Trained, config: SegmentStage, out: Path, scratch: Path, facts: Mapping[str, str] | None = None) -> Segmentation:
+def segment_file(model: Trained, config: SegmentStage, out: Path, scratch: Path, facts: Mapping[str, str]) -> Segmentation:
     """Read, segment and write one scan; `scratch` is the folder that becomes `out`, `facts` go to ``segmentation.json``."""
     o = config.options
     with _source(config.scan, o.series) if "dicom-seg" in o.formats else nullcontext() as source:
@@ -170,7 +187,7 @@ def segment_file(model: Trained, config: SegmentStage, out: Path, scratch: Path,
         for text in _remarks(result, rows):
             progress.notice(f"{config.scan}: {text}")
             result = replace(result, notices=(*result.notices, f"{config.scan}: {text}"))
-        _write(result, rows, config, source, out, scratch, facts or {})
+        _write(result, rows, config, source, out, scratch, facts)
     return result
 
 
