@@ -14,9 +14,7 @@ import tyro
 
 from auricle import __version__, recipes
 from auricle.cli.options import (
-    CheckOptions,
-    ExportOptions,
-    MeasureOptions,
+    MaybeOut,
     Out,
     PlanOptions,
     RunOptions,
@@ -30,6 +28,7 @@ from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
 from auricle.core.machine import describe_machine, free_bytes, peak_gib
 from auricle.data.cohort import FolderData
+from auricle.recipes import RecipeName
 from auricle.report import check_page
 from auricle.report.assessment import write_assessment
 from auricle.report.page import write_report
@@ -61,6 +60,7 @@ from auricle.stages.evaluate import EvaluateStage
 from auricle.stages.export import ExportStage
 from auricle.stages.finetune import FinetuneStage
 from auricle.stages.generate import GenerateStage
+from auricle.stages.measure import MeasureStage
 from auricle.stages.phantom_config import PhantomConfig
 from auricle.stages.pretrain import PretrainStage
 from auricle.stages.refiner import RefinerStage
@@ -204,28 +204,36 @@ def segment_scans(options: Annotated[SegmentOptions, tyro.conf.arg(name="")], sh
         print(options.out)
 
 
-def export_for_others(options: Annotated[ExportOptions, tyro.conf.arg(name="")], show: Shown) -> None:
-    """Hand a segmenter or generated pairs to others: a bundle, MONAI, ONNX; NIfTI, nnU-Net, DICOM."""
+def export_for_others(config: Annotated[ExportStage, tyro.conf.arg(name="")], out: Out, show: Shown) -> None:
+    """Hand a segmenter or generated pairs to others: a bundle, MONAI, ONNX; NIfTI, nnU-Net, DICOM.
+
+    Args:
+        out: Folder to write, or a zip file where the name ends in .zip. For nnunet, the folder that holds the data sets.
+    """
     _configure(show)
-    stage = ExportStage(options.source, options.format, options.half, options.dataset_id, options.name, options.overwrite)
-    out = export.run(stage, options.out)
+    out = export.run(config, out)
     progress.event("finished", out=str(out))
     if not show.json:
         print(out)
 
 
-def measure_labels(options: Annotated[MeasureOptions, tyro.conf.arg(name="")], show: Shown) -> None:
-    """Measure label maps: volumes, surfaces, plausibility, and agreement with a reference."""
+def measure_labels(config: Annotated[MeasureStage, tyro.conf.arg(name="")], show: Shown, out: MaybeOut = None, overwrite: bool = False) -> None:
+    """Measure label maps: volumes, surfaces, plausibility, and agreement with a reference.
+
+    Args:
+        out: Folder for measures.csv, means.csv and measures.json; without it, the table goes to standard output alone.
+        overwrite: Replace the output of an earlier run.
+    """
     _configure(show)
-    results = measure.run(options.config(), options.out, overwrite=options.overwrite)
+    results = measure.run(config, out, overwrite=overwrite)
     for r in results:
         progress.event("measured", name=r.name, structures=r.rows, findings=r.findings, error=r.error)
-    if not show.json and not (show.quiet and options.out):
+    if not show.json and not (show.quiet and out):
         print(measure.table(results))
     failed = [r.name for r in results if r.error is not None]
     if failed:
         raise InputError(f"{len(failed)} of {len(results)} label maps could not be measured: {_few(failed)}")
-    progress.event("finished", out=None if options.out is None else str(options.out), label_maps=len(results))
+    progress.event("finished", out=None if out is None else str(out), label_maps=len(results))
 
 
 def _few(names: list[str]) -> str:
@@ -282,24 +290,29 @@ def assess_run(run: tyro.conf.Positional[Path], show: Shown, seed: int = 0) -> N
         print(page)
 
 
-def check_data(options: Annotated[CheckOptions, tyro.conf.arg(name="")], show: Shown) -> None:
-    """Check a cohort or one scan before anything is trained on it; exit status 2 where something is refused."""
+def check_data(
+    config: Annotated[CheckConfig, tyro.conf.arg(name="")], show: Shown, out: MaybeOut = None, recipe: RecipeName = "demo"
+) -> None:  # fmt: skip
+    """Check a cohort or one scan before anything is trained on it; exit status 2 where something is refused.
+
+    Args:
+        out: Folder for check.json, check.csv and contact sheets; the same command again reads only what has changed. Only the table where not given.
+        recipe: Recipe whose need of disk and memory on this cohort is told.
+    """
     _configure(show)
-    o = options
-    config = CheckConfig(o.data, o.label_map, o.assume_orientation, o.not_hu, o.quick, o.workers, o.overwrite)
     try:
-        data = FolderData(o.data, "folder", o.label_map, o.assume_orientation, o.not_hu)
-        steps = recipes.steps(recipes.recipe(o.recipe), Path("runs") / o.recipe, data, 0, Hardware())
+        data = FolderData(config.data, "folder", config.label_map, config.assume_orientation, config.not_hu)
+        steps = recipes.steps(recipes.recipe(recipe), Path("runs") / recipe, data, 0, Hardware())
     except InputError:
         # One scan, or too few labeled cases to train on, has no needs; the check itself says what is wrong.
         steps = []
-    result = check.run(config, o.out, [(s.name, s.config) for s in steps] or None)
-    sheets = [] if o.out is None else check_page.write_sheets(result, o.out)
+    result = check.run(config, out, [(s.name, s.config) for s in steps] or None)
+    sheets = [] if out is None else check_page.write_sheets(result, out)
     if not show.json:
         check_page.show(result)
-        for path in [] if o.out is None else [o.out / "check.json", o.out / "check.csv", *sheets]:
+        for path in [] if out is None else [out / "check.json", out / "check.csv", *sheets]:
             print(path)
-    progress.event("finished", **result["summary"], out=None if o.out is None else str(o.out))
+    progress.event("finished", **result["summary"], out=None if out is None else str(out))
     if result["summary"]["refusals"]:
         sys.exit(2)
 

@@ -8,14 +8,13 @@ from typing import Annotated, Any
 import tyro
 
 from auricle.recipes import RecipeName
-from auricle.stages.export import Format
-from auricle.stages.measure import MeasureStage
 from auricle.stages.segment import LabelFormat, Options
 from auricle.study.arms import DEFAULT_ARMS
 from auricle.study.plan import StudyConfig
 from auricle.training.loop import Hardware
 
 Out = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+MaybeOut = Annotated[Path | None, tyro.conf.arg(aliases=["-o"])]
 
 
 @dataclass(frozen=True)
@@ -148,84 +147,6 @@ class SegmentOptions:
             tuple(dict.fromkeys(self.format)), self.fast, self.mirror, self.keep_patient, self.series, self.assume_orientation, self.volume_index,
             self.not_hu,
         )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class MeasureOptions:
-    """Options of `auricle measure`."""
-
-    labels: tyro.conf.Positional[tuple[Path, ...]]
-    """Label maps, folders of them, or folders that `auricle segment` wrote."""
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Folder for measures.csv, means.csv and measures.json; without it, the table goes to standard output alone."""
-    image: Path | None = None
-    """The scan of one label map, or a folder in which each has a scan of its name: for mean HU."""
-    reference: Path | None = None
-    """A label map to compare one with, or a folder in which each has one of its name: Dice, HD95, NSD and volume error."""
-    label_map: str | None = None
-    """What the label maps' values mean, e.g. ``1=LV,2=RV``; auricle's ids otherwise."""
-    reference_map: str | None = None
-    """The same of the references."""
-    tolerance_mm: float = 2.0
-    """Tolerance of the normalized surface Dice."""
-    assume_orientation: str | None = None
-    """Axis code such as RAS for files that state no orientation."""
-    not_hu: bool = False
-    """Accept scans whose values do not look like HU."""
-    overwrite: bool = False
-    """Replace the output of an earlier run."""
-
-    def config(self) -> MeasureStage:
-        """What is measured; raises `ValueError` for flags that do not fit."""
-        return MeasureStage(
-            self.labels, self.image, self.reference, self.label_map, self.reference_map, self.tolerance_mm, self.assume_orientation, self.not_hu
-        )
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """Options of `auricle export`."""
-
-    out: Out
-    """Folder to write, or a zip file where the name ends in .zip. For nnunet, the folder that holds the data sets."""
-    source: tyro.conf.Positional[Path | None] = None
-    """A fine-tuned segmenter or a whole run (of its arms `ours-plus`, else `ours`, else `baseline`); a folder of generated pairs or a prepared
-    cohort. Without it, the segmenter that ships with auricle."""
-    format: Format | None = None
-    """For a segmenter: bundle (for `auricle segment`, the default), monai (MONAI bundle) or onnx. For pairs: nifti (the default), nnunet (raw data
-    set) or dicom (CT series, of synthetic pairs alone)."""
-    half: bool = False
-    """Store the weights of a bundle in half precision."""
-    dataset_id: int = 900
-    """Number of the nnU-Net data set."""
-    name: str = "Auricle"
-    """Name of the nnU-Net data set."""
-    overwrite: bool = False
-    """Replace an earlier export."""
-
-
-@dataclass(frozen=True)
-class CheckOptions:
-    """Options of `auricle check`."""
-
-    data: tyro.conf.Positional[Path]
-    """Folder of a cohort or .csv of its paths, one scan, or the folder of a DICOM series."""
-    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Folder for check.json, check.csv and contact sheets; the same command again reads only what has changed. Only the table where not given."""
-    label_map: str | None = None
-    """As in `auricle run`."""
-    assume_orientation: str | None = None
-    """As in `auricle run`."""
-    not_hu: bool = False
-    """As in `auricle run`."""
-    quick: bool = False
-    """Read headers alone: shape, place in space and file size."""
-    recipe: RecipeName = "demo"
-    """Recipe whose need of disk and memory on this cohort is told."""
-    workers: int = 0
-    """Processes that read; 0 takes one a core. Fewer need less memory."""
-    overwrite: bool = False
-    """Replace the check of other data or settings in --out, and read every case again."""
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,6 @@ class Series:
         return f"number {self.number or '-'}: {what} ({self.uid or 'no UID'})"
 
 
-def list_series(folder: Path) -> list[Series]:
-    """The image series in a folder and its subfolders, largest first. Raises `InputError` if there is none."""
-    return _summaries(scan_folder(Path(folder))[0])
-
-
 def read_dicom(folder: Path, series: str | None = None) -> tuple[NDArray[Any], NDArray[np.float64], list[str]]:
     """Read one CT series.
 

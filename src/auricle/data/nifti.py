@@ -15,7 +15,7 @@ from auricle.core.errors import InputError
 from auricle.core.files import atomic_path
 from auricle.data.geometry import Shape, choose_volume, is_sheared, volume_shape
 from auricle.data.nifti_header import header_affine, parse_header, sizes_of, voxel_type
-from auricle.data.voxels import Gunzip, check_claim, read_voxels, reading, scaled, skip_bytes
+from auricle.data.voxels import check_claim, read_voxels, reading, scaled, skip_bytes
 
 nib: Any = nibabel
 """nibabel has no type annotations."""
@@ -126,7 +126,7 @@ def _open(path: Path) -> IO[bytes]:
         if zipped != path.name.endswith(".gz"):
             what, other = ("gzip-compressed", ".nii.gz") if zipped else ("not gzip-compressed", ".nii")
             raise InputError(f"{path}: is {what}, against its name; if it is a NIfTI file, rename it to end in {other}")
-        return cast("IO[bytes]", Gunzip(path.open("rb"))) if zipped else path.open("rb")
+        return cast("IO[bytes]", gzip.open(path, "rb")) if zipped else path.open("rb")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
 

@@ -110,15 +110,15 @@ def plane(grid: Grid, point: ArrayLike, normal: ArrayLike) -> Field:
     return np.asarray(grid.X * nx + grid.Y * ny + (grid.Z * nz - offset))
 
 
-def ellipsoid(grid: Grid, center: ArrayLike, axes: ArrayLike, radii: ArrayLike, out: Field | None = None) -> Field:
-    """An ellipsoid with unit axes (rows) and radii in mm, joined to `out`.
+def ellipsoid(grid: Grid, center: ArrayLike, axes: ArrayLike, radii: ArrayLike) -> Field:
+    """An ellipsoid with unit axes (rows) and radii in mm.
 
     First-order distance k0 (k0 - 1) / k1 with k0 = |p / r| and k1 = |p / r^2|: its sign is exact.
     """
     c, a, r = np.asarray(center, float), np.asarray(axes, float), np.asarray(radii, float)
     extent = np.sqrt(((a * r[:, None]) ** 2).sum(0)) + REACH_MM + WARP_MARGIN_MM
     box = grid.box(c - extent, c + extent)
-    result = grid.far() if out is None else out
+    result = grid.far()
     if result[box].size == 0:
         return result
     dx, dy, dz = grid.X[box] - float(c[0]), grid.Y[box] - float(c[1]), grid.Z[box] - float(c[2])
@@ -132,7 +132,7 @@ def ellipsoid(grid: Grid, center: ArrayLike, axes: ArrayLike, radii: ArrayLike, 
         k1 += p
     np.sqrt(k0, out=k0)
     np.sqrt(k1, out=k1)
-    result[box] = np.minimum(result[box], k0 * (k0 - 1) / (k1 + 1e-6))
+    result[box] = np.minimum(FAR, k0 * (k0 - 1) / (k1 + 1e-6))
     return result
 
 

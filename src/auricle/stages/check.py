@@ -14,6 +14,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import tyro
+
 from auricle import __version__
 from auricle.core import config as configs
 from auricle.core import processes, progress
@@ -40,20 +42,20 @@ SHEETS = "contact-sheet-*.png"
 class CheckConfig:
     """What is checked, and how."""
 
-    data: Path
+    data: tyro.conf.Positional[Path]
     """Folder of a cohort or .csv of its paths, one scan, or the folder of a DICOM series."""
     label_map: str | None = None
-    """What the label files' values mean, e.g. ``1=LV,2=RV``, where a data set names none."""
+    """As in `auricle run`."""
     assume_orientation: str | None = None
-    """Axis code such as RAS for NIfTI files that state no orientation."""
+    """As in `auricle run`."""
     not_hu: bool = False
-    """Accept images whose values do not look like HU."""
+    """As in `auricle run`."""
     quick: bool = False
     """Read headers alone: shape, place in space and file size."""
     workers: int = 0
-    """Processes that read; 0 takes one a core."""
+    """Processes that read; 0 takes one a core. Fewer need less memory."""
     overwrite: bool = False
-    """Replace the check of other data or settings, and read every case again."""
+    """Replace the check of other data or settings in --out, and read every case again."""
 
     def __post_init__(self) -> None:
         if self.label_map is not None:

@@ -17,7 +17,7 @@ from auricle.core.files import atomic_path
 from auricle.data.dicom_files import patient_mark
 from auricle.data.fingerprint import content_hash, label_hash
 from auricle.data.folder import PairPath, read_pair
-from auricle.data.geometry import Shape, on_grid
+from auricle.data.geometry import Shape, lengths, on_grid
 from auricle.data.labels import read_label
 from auricle.data.layouts import mask_files
 from auricle.data.nifti import gzip_trailer, read_grid
@@ -150,10 +150,10 @@ def _apart(path: Path, scan: Path, label: Grid, image: Grid) -> list[str]:
         return []
     what = []
     if shape != other_shape:
-        what.append(f"shape {_times(other_shape)} and {_times(shape)}")
+        what.append(f"shape {lengths(other_shape)} and {lengths(shape)}")
     sizes, other_sizes = (np.linalg.norm(a[:3, :3], axis=0) for a in (affine, other))
     if not np.allclose(sizes, other_sizes, rtol=1e-3):
-        what.append(f"spacing {_times(other_sizes)} and {_times(sizes)} mm")
+        what.append(f"spacing {lengths(other_sizes)} and {lengths(sizes)} mm")
     turn = np.abs(affine[:3, :3] / sizes - other[:3, :3] / other_sizes).max()
     if turn > 1e-3:
         what.append(f"axes {axis_code(other)} and {axis_code(affine)}" if axis_code(other) != axis_code(affine) else "direction of the axes")
@@ -227,9 +227,9 @@ def _place(shape: Sequence[int], affine: NDArray[np.float64], record: Record, fo
     if turned > OBLIQUE_DEGREES:
         found.append(Finding("orientation", f"the grid is turned by {turned:.0f} degrees against the body's axes"))
     if spacing.max() > THICK_MM:
-        found.append(Finding("spacing", f"voxels of {_times(spacing)} mm: thin walls and the appendage get lost in slices above {THICK_MM:g} mm"))
+        found.append(Finding("spacing", f"voxels of {lengths(spacing)} mm: thin walls and the appendage get lost in slices above {THICK_MM:g} mm"))
     if spacing.min() < FINE_MM:
-        found.append(Finding("spacing", f"voxels of {_times(spacing)} mm are finer than CT resolves: check the header"))
+        found.append(Finding("spacing", f"voxels of {lengths(spacing)} mm are finer than CT resolves: check the header"))
     if view.min() < LEAST_VIEW_MM:
         covered = " x ".join(f"{v:.0f}" for v in view)
         found.append(Finding("view", f"the scan covers {covered} mm: a whole heart needs about {LEAST_VIEW_MM:g} mm each way"))
@@ -315,8 +315,3 @@ def _draw(small: Case, path: Path) -> None:
 
 def _told(path: Path, error: Exception) -> str:
     return str(error) if isinstance(error, InputError) else f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})"
-
-
-def _times(values: Sequence[float] | NDArray[np.float64]) -> str:
-    return " x ".join(f"{v:.4g}" for v in values)
-

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+import tyro
+
 from auricle.core import progress
 from auricle.core.checksums import SUMS, read_checksums, write_checksums
 from auricle.core.errors import InputError
@@ -26,16 +28,18 @@ Format = Literal["bundle", "monai", "onnx", "nifti", "nnunet", "dicom"]
 class ExportStage:
     """What is exported, and how."""
 
-    source: Path | None = None
-    """A fine-tuned segmenter or a whole run; a folder of generated pairs or a prepared cohort. None is the segmenter that ships."""
+    source: tyro.conf.Positional[Path | None] = None
+    """A fine-tuned segmenter or a whole run (of its arms `ours-plus`, else `ours`, else `baseline`); a folder of generated pairs or a prepared
+    cohort. Without it, the segmenter that ships with auricle."""
     format: Format | None = None
-    """None takes bundle for a segmenter, nifti for pairs."""
+    """For a segmenter: bundle (for `auricle segment`, the default), monai (MONAI bundle) or onnx. For pairs: nifti (the default), nnunet (raw data
+    set) or dicom (CT series, of synthetic pairs alone)."""
     half: bool = False
     """Store the weights of a bundle in half precision."""
     dataset_id: int = 900
-    """Number of an nnU-Net data set."""
+    """Number of the nnU-Net data set."""
     name: str = "Auricle"
-    """Name of an nnU-Net data set."""
+    """Name of the nnU-Net data set."""
     overwrite: bool = False
     """Replace an earlier export."""
 

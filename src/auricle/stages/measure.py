@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tyro
 from numpy.typing import NDArray
 
 from auricle.core import progress
@@ -39,14 +40,14 @@ Row = dict[str, Any]
 class MeasureStage:
     """Which label maps are measured, and against what."""
 
-    labels: tuple[Path, ...]
+    labels: tyro.conf.Positional[tuple[Path, ...]]
     """Label maps, folders of them, or folders that `auricle segment` wrote."""
     image: Path | None = None
     """The scan of one label map, or a folder in which each has a scan of its name: for mean HU."""
     reference: Path | None = None
-    """A label map to compare one with, or a folder in which each has one of its name."""
+    """A label map to compare one with, or a folder in which each has one of its name: Dice, HD95, NSD and volume error."""
     label_map: str | None = None
-    """What the label maps' values mean, such as ``1=LV,2=RV``; the project's ids otherwise."""
+    """What the label maps' values mean, e.g. ``1=LV,2=RV``; auricle's ids otherwise."""
     reference_map: str | None = None
     """The same of the references."""
     tolerance_mm: float = 2.0

@@ -21,8 +21,6 @@ class RoundTripStage:
     """Folder of a prepared cohort, whose training split is taken."""
     autoencoder: Path
     """Folder of a trained autoencoder."""
-    labels: bool = True
-    """Whether label maps are decoded too; otherwise they stay as they are, and only images lose what the autoencoder loses."""
 
 
 def run(config: RoundTripStage, out: Path) -> Path:
@@ -43,7 +41,7 @@ def run(config: RoundTripStage, out: Path) -> Path:
         passed = autoencoder.round_trip(network, *pairs.plain(i))
         hu = np.rint(passed.image_hu + passed.error_hu).clip(-1024, 3071).astype(np.int16)
         write_array(out / "images" / f"{item.id}.npy", hu)
-        write_array(out / "labels" / f"{item.id}.npy", (passed.decoded if config.labels else passed.label).astype(np.uint8))
+        write_array(out / "labels" / f"{item.id}.npy", passed.decoded.astype(np.uint8))
         cases.append({**records[item.id], "affine": np.asarray(item.affine).tolist()})
     write_json(out / "cases.json", {**table, "margin": [0, 0, 0], "cases": cases})
     this.finish(cases=len(cases))
