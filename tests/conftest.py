@@ -1,20 +1,29 @@
-"""Shared fixtures: a tiny cohort of virtual patients, and one torch thread a worker."""
+"""Shared fixtures: a tiny cohort of virtual patients, one torch thread a worker, and the same random inputs in every run."""
 
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from auricle.core import progress
 from auricle.data.cohort import VirtualData
 from auricle.stages import cohort
 from auricle.stages.cohort import CohortConfig
 
+settings.register_profile("reproducible", derandomize=True)
+settings.load_profile("reproducible")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _quiet() -> None:
     torch.set_num_threads(1)
     progress.configure("quiet")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

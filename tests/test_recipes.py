@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -97,7 +98,7 @@ def test_three_generated_pairs_for_each_labeled_case() -> None:
 
 
 def test_pretraining_and_finetuning_share_one_network() -> None:
-    for name in ("demo", "laptop", "paper"):
+    for name in get_args(recipes.RecipeName):
         recipe = recipes.recipe(name)  # type: ignore[arg-type]
         assert recipe.pretrain.network == recipe.finetune.network
 
@@ -113,7 +114,7 @@ def test_arms_differ_in_what_they_are_given_alone() -> None:
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["demo", "laptop", "paper"])
+@pytest.mark.parametrize("name", get_args(recipes.RecipeName))
 @pytest.mark.parametrize("data", [None, VirtualData(patients=12)])
 def test_steps_run_in_an_order_that_their_inputs_allow(name: recipes.RecipeName, data: VirtualData | None) -> None:
     made: set[Path] = set()
@@ -150,7 +151,7 @@ def test_few_cases_of_ones_own_are_varied() -> None:
 
 
 def test_as_many_pairs_are_generated_as_fine_tuning_mixes_in() -> None:
-    for name in ("demo", "laptop", "paper"):
+    for name in get_args(recipes.RecipeName):
         steps = {s.name: s.config for s in recipes.steps(recipes.recipe(name), Path("r"), VirtualData(patients=70), 0, Hardware())}  # type: ignore[arg-type]
         labeled = split_patients(tuple(map(str, range(70))), steps["cohort"].shares, 0).count("train")
         assert steps["generate"].count == 3 * labeled

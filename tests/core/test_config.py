@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import pytest
 from hypothesis import given
@@ -50,7 +50,7 @@ def test_round_trip(size: tuple[int, int, int], many: tuple[int, ...], maybe: in
     assert from_json(Outer, to_json(value)) == value
 
 
-@pytest.mark.parametrize("name", ["demo", "laptop", "paper"])
+@pytest.mark.parametrize("name", get_args(recipes.RecipeName))
 def test_every_recipe_survives_json(name: recipes.RecipeName) -> None:
     recipe = recipes.recipe(name)
     kinds = {

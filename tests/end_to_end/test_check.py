@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import shutil
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from auricle.data.folder import find_pairs
 from auricle.data.nifti import write_nifti
 from auricle.stages import phantom
 from auricle.stages.phantom_config import PhantomConfig
-
-HOW_TO = (Path(__file__).parents[2] / "docs/how-to/check-your-data.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +64,3 @@ def test_one_scan_and_nothing_at_all(clean: Path, tmp_path: Path, capsys: pytest
     assert status(str(tmp_path / "none"), "-o", str(tmp_path / "out")) == 2
     assert capsys.readouterr().err == f"auricle: {tmp_path / 'none'}: no such file or folder\n"
     assert list(tmp_path.iterdir()) == []
-
-
-def test_commands_of_the_how_to_can_be_parsed() -> None:
-    commands = [line.split("auricle ", 1)[1] for line in HOW_TO.splitlines() if line.startswith(".venv/bin/auricle check ")]
-    assert len(commands) >= 3
-    for command in commands:
-        cli._parse(shlex.split(command, comments=True))

@@ -1,6 +1,8 @@
 """The command line: parsing, one-line errors, JSON events."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -147,3 +149,20 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, caps
         cli.main(["run", "--out", str(tmp_path / "r")])
     assert stop.value.code == 130
     assert "run the same command again" in capsys.readouterr().err
+
+
+def documented() -> list[str]:
+    """Every command line of the README and the documentation, usage lines aside."""
+    root, found = Path(__file__).parents[2], []
+    for page in (root / "README.md", *sorted((root / "docs").rglob("*.md"))):
+        for block in re.findall(r"^```[a-z]*\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [line.split("auricle ", 1)[1] for line in lines if re.match(r"(\w+=\S+ )*\.venv/bin/auricle ", line)]
+    return [line for line in found if not re.search(r"\[|\||\.\.( |$)", line)]
+
+
+def test_documented_commands_can_be_parsed() -> None:
+    lines = documented()
+    assert len(lines) > 40
+    for line in lines:
+        cli._parse(shlex.split(line, comments=True))

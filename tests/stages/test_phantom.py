@@ -4,7 +4,6 @@ import csv
 import fcntl
 import json
 import re
-import shlex
 import shutil
 from collections import namedtuple
 from collections.abc import Iterator
@@ -257,13 +256,6 @@ def test_the_command_ends_with_the_folder(four: Path, capsys: pytest.CaptureFixt
     cli.main(["phantom", "-o", str(four), "--json", *flags])
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (last["event"], last["out"], last["made"]) == ("finished", str(four), 0)
-
-
-def test_commands_of_the_how_to_can_be_parsed() -> None:
-    commands = [line.split("auricle ", 1)[1] for line in HOW_TO.splitlines() if line.startswith(".venv/bin/auricle phantom ")]
-    assert len(commands) >= 4
-    for command in commands:
-        cli._parse(shlex.split(command, comments=True))
 
 
 def test_python_of_the_how_to_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,12 +145,16 @@ def run(config: SegmentStage, out: Path) -> bool:
 
 def made_from(folder: Path) -> str | None:
     """The `fingerprint` of the result in a folder; None where there is none, or not all of it."""
+    return _described(folder).get("fingerprint") if (folder / "volumes.csv").exists() else None
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """The description of the result in a folder; empty where there is none that a segmentation wrote."""
     try:
         described = read_json(folder / DESCRIPTION)
     except (OSError, ValueError):
-        return None
-    whole = isinstance(described, dict) and (folder / "volumes.csv").exists()
-    return described.get("fingerprint") if whole else None
+        return {}
+    return described if isinstance(described, dict) else {}
 
 
 def check_replaceable(out: Path) -> None:
@@ -158,7 +162,7 @@ def check_replaceable(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; give the name of a folder")
     own = [name for name in OUTPUTS if (out / name).exists()]
-    if own and not (out / DESCRIPTION).exists():
+    if own and not {"heart_found", "replacing"} & _described(out).keys():
         raise InputError(f"{out}: holds {own[0]}, which no segmentation wrote, so it is not replaced; choose another --out")
 
 
