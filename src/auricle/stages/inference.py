@@ -91,9 +91,9 @@ def continued(seen: Prediction, shape: Triple, affine: NDArray[np.float64]) -> P
     would know that the field of view cuts a structure. Changes the probabilities in place.
     """
     inside = within(np.linalg.inv(affine) @ seen.affine, shape, seen.label.shape)
-    ring = ndimage.binary_dilation(inside, iterations=2) & ~inside
-    if not ring.any():
+    if inside.all():
         return seen
+    ring = ndimage.binary_dilation(inside, iterations=2) & ~inside
     box = ndimage.find_objects(ndimage.binary_dilation(ring, iterations=2).astype(np.uint8))[0]
     nearest = ndimage.distance_transform_edt(~inside[box], return_distances=False, return_indices=True)
     part, source = ring[box], tuple(axis[ring[box]] for axis in nearest)
