@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -222,6 +223,17 @@ def test_a_pair_without_surroundings_may_be_continued() -> None:
     assert torch.allclose(moved, torch.full(SIZE, 300.0), atol=0.05)
     assert picked is not None
     assert picked.all()
+
+
+@pytest.mark.parametrize(("margin", "share"), [(0, 0.275), (16, 0.027)])
+def test_views_of_a_pair_without_surroundings_would_show_much_air(margin: int, share: float) -> None:
+    """A quarter of each in the grid of the recipe `study`; with a cohort's margin hardly any. Pairs are continued for this."""
+    found = []
+    for seed in range(300):
+        params = draw(segmenter(), (160.0,) * 3, torch.Generator().manual_seed(seed))
+        grid = augment._sampling_grid(params, (64 + 2 * margin,) * 3, (64,) * 3, (2.5,) * 3)
+        found.append(float((grid.abs() > 1).any(-1).float().mean()))
+    assert np.mean(found) == pytest.approx(share, abs=0.005)
 
 
 def test_a_far_view_of_a_patch_stays_far() -> None:

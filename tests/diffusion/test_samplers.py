@@ -9,6 +9,7 @@ from torch import Tensor
 from auricle.diffusion.noise import cosine_sigmas, flow_sigmas, karras_sigmas
 from auricle.diffusion.parameterization import DDPM, EDM, Flow, denoiser, denoising_loss, parameterization
 from auricle.diffusion.samplers import ddpm, dpmpp, euler, heun, sample
+from auricle.stages import refiner
 from auricle.stages.sampling import LOW
 
 MEAN, SD = 0.7, 0.5
@@ -133,10 +134,21 @@ def test_noise_levels_start_where_they_are_told_to() -> None:
     assert torch.equal(flow_sigmas(200, shift=5.0, low=(0.1, 0.03)), flow_sigmas(200, shift=5.0))
 
 
+def kept(sd: float, sigmas: Tensor) -> float:
+    """SD of samples of Gaussian data over that of the data."""
+    x = (sigmas[0] ** 2 + sd**2).sqrt().reshape(1, 1)
+    return float(dpmpp(lambda x, sigma: x * sd**2 / (sd**2 + sigma**2), x, sigmas)) / sd
+
+
 @pytest.mark.parametrize("sd", [1.0, 0.5, 0.25, 0.1])
 def test_few_steps_keep_fine_detail(sd: float) -> None:
     """What varies little beside the noise of the last steps varies as much in samples as in the data, within a tenth."""
     for most in (float("inf"), 4.0):
-        sigmas = flow_sigmas(20, most, 5.0, low=LOW)
-        x = (sigmas[0] ** 2 + sd**2).sqrt().reshape(1, 1)
-        assert float(dpmpp(lambda x, sigma: x * sd**2 / (sd**2 + sigma**2), x, sigmas)) == pytest.approx(sd, rel=0.1)
+        assert kept(sd, flow_sigmas(20, most, 5.0, low=LOW)) == pytest.approx(1, abs=0.1)
+
+
+def test_steps_that_end_at_much_noise_lose_it() -> None:
+    """A third of what varies by a quarter of the latents' SD; and of a residual, a third of 8 HU (0.13 in the refiner's unit)."""
+    assert kept(0.25, flow_sigmas(20, shift=5.0)) == pytest.approx(2 / 3, abs=0.02)
+    assert kept(0.13, flow_sigmas(refiner.STEPS)) == pytest.approx(2 / 3, abs=0.02)
+    assert kept(0.13, flow_sigmas(refiner.STEPS, low=refiner.LOW)) == pytest.approx(0.9, abs=0.02)

@@ -55,6 +55,21 @@ def test_the_area_of_a_ball_and_of_one_cut_in_half(spacing: tuple[float, float, 
     assert area_mm2(ball & False, spacing) == 0
 
 
+@pytest.mark.parametrize(
+    ("outer", "wall", "spacing", "ratio"),
+    [(30, 30, (0.7, 0.7, 5.0), 1.05), (30, 8, (2.0, 2.0, 2.0), 0.94), (30, 8, (2.5, 2.5, 2.5), 0.85)],
+)
+def test_the_area_of_thick_slices_and_thin_walls_is_off_as_documented(
+    outer: float, wall: float, spacing: tuple[float, float, float], ratio: float
+) -> None:
+    shape = [int(2 * outer / s) + 14 for s in spacing]
+    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(shape, spacing, strict=True)]
+    distance = np.sqrt(sum(x**2 for x in np.meshgrid(*axes, indexing="ij")))
+    inner = outer - wall
+    true = 4 * np.pi * (outer**2 + inner**2)
+    assert area_mm2((distance <= outer) & (distance > inner if inner else True), spacing) / true == pytest.approx(ratio, abs=0.02)
+
+
 def test_volumes_borders_hu_and_plausibility(tmp_path: Path) -> None:
     label = boxes()
     image = np.where(label == ID["LV"], 350, -100).astype(np.int16)

@@ -31,8 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _run(arguments)
     except BrokenPipeError:
-        # Whoever read the output has gone: nobody is left to tell.
+        # Whoever read the output has gone; what is left in the buffer would raise again at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("auricle: stopped, since nobody reads its output any more (broken pipe)", file=sys.stderr)
         sys.exit(1)
 
 

@@ -22,7 +22,6 @@ from auricle.data.layouts import LABEL_MARK, case_name
 from auricle.data.outputs import VolumeRow, check_output, volumes, write_table
 from auricle.data.preprocess import label_to_grid, orient, right_angled
 from auricle.data.reading import read_scan, straightened
-from auricle.data.volume_files import ending
 from auricle.metrics.surface import area_mm2
 from auricle.phantom import check
 from auricle.stages import evaluate
@@ -161,7 +160,7 @@ def find_labels(inputs: tuple[Path, ...]) -> list[Scan]:
         if results:
             found += [Scan(p / "labels.nii.gz", "") for p in results]
         elif path.is_dir():
-            files = [Scan(p, "") for p in sorted(path.iterdir()) if ending(p) and not p.name.startswith(".")]
+            files = [Scan(p, "") for p in sorted(path.iterdir()) if volume_files.ending(p) and not p.name.startswith(".")]
             # Scans that lie beside their label maps are no label maps.
             beside = {case_name(stem(f.path)) for f in files if LABEL_MARK.search(stem(f.path))}
             files = [f for f in files if LABEL_MARK.search(stem(f.path)) or case_name(stem(f.path)) not in beside]

@@ -51,14 +51,12 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Inverse of `optimizer_tensors`; moments get the memory layout of their weights, which a file does not keep and a fused step on a GPU wants."""
+    """Inverse of `optimizer_tensors`."""
     full = optimizer.state_dict()
-    weights = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, key = name.split(".", 1)
-        like = weights[int(index)]
-        state.setdefault(int(index), {})[key] = torch.empty_like(like, device="cpu").copy_(value) if value.shape == like.shape else value
+        state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": full["param_groups"]})
 
 
