@@ -61,7 +61,7 @@ def main() -> None:
     for name, steps in SAMPLERS:
         key = (name, steps)
         latents[key] = sampled(replace(maker, config=replace(base, sampler=name, steps=steps)), options.pairs)
-        made = [(d.image, d.label) for d in (decode(maker.decoder, latent) for latent in latents[key])]
+        made = [(d.image, d.label) for d in (decode(maker.decoder, latent, maker.grid.spacing) for latent in latents[key])]
         features = np.stack([encode(encoder, image, label) for image, label in made])
         kernel = distribution.kernel_distance(features, real, scale)
         frechet[key] = distribution.frechet_distance(features, real, scale)

@@ -97,14 +97,13 @@ def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Ha
 
 
 def for_few_cases(chosen: Recipe) -> Recipe:
-    """The recipe for a generator of few cases: shapes, sizes and contrast varied in its training, views enough that it does not learn them by heart,
-    and label maps left as they are decoded (docs/results/study.md).
+    """The recipe for a generator of few cases: shapes, sizes and contrast varied in its training, and views enough that it does not learn them by
+    heart (docs/results/study.md).
     """
     varied = augment.few_cases()
     return replace(
         chosen, autoencoder=replace(chosen.autoencoder, augment=varied),
         diffusion=replace(chosen.diffusion, augment=varied, least_latents=max(480, chosen.diffusion.least_latents)),
-        generate=replace(chosen.generate, fit_volumes=False),
     )  # fmt: skip
 
 
@@ -142,8 +141,7 @@ def demo() -> Recipe:
             fit=FitConfig(steps=840, batch_size=8, optimizer="muon", learning_rate=2e-3, schedule="one-cycle", ema_decay=0.99,
                           validate_every=210),
         ),
-        # As decoded, like the pairs of `study`: on its development fold fitted label maps parted from their images (docs/results/study.md).
-        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, sampler="dpmpp", steps=20, batch_size=6, tries=2, fit_volumes=False),
+        generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, sampler="dpmpp", steps=20, batch_size=6, tries=2),
         pretrain=PretrainStage(
             _ELSEWHERE, network=network,
             fit=FitConfig(steps=100, batch_size=2, optimizer="muon", learning_rate=2e-3, schedule="one-cycle", validate_every=50,
@@ -218,7 +216,7 @@ def paper() -> Recipe:
         refiner=None,
         diffusion=DiffusionStage(
             _ELSEWHERE, _ELSEWHERE, parameterization="ddpm", network=DenoiserConfig(channels=(64, 128, 256), blocks=2),
-            augment=augment.paper_generator(), views=8,
+            augment=augment.paper_generator(), views=8, focus=0.0,
             fit=FitConfig(steps=100_000, batch_size=4, learning_rate=1e-4, ema_decay=0.9999, validate_every=2000, checkpoint_every=1000),
         ),
         generate=GenerateStage(_ELSEWHERE, _ELSEWHERE, sampler="ddpm", batch_size=1, complete=False, restore=False, gate=False),

@@ -149,6 +149,23 @@ def test_filled_gaps_have_the_training_cases_mean_and_spread() -> None:
     assert len({c.volume for c in drawn}) == len(drawn)
 
 
+def test_locations_are_drawn_as_far_apart_as_views_lie() -> None:
+    cases, training, scales = _training()
+    still, moved = (
+        [conditions.complete(Conditions(), training, scales, i, torch.Generator().manual_seed(i), location_sd_mm=sd).location_mm for i in range(300)]
+        for sd in (0.0, 6.0)
+    )
+    assert np.std(moved) == pytest.approx(np.hypot(np.std(still), 6.0), rel=0.1)  # type: ignore[arg-type]
+    assert np.mean(moved) == pytest.approx(np.mean(still), abs=1.0)  # type: ignore[arg-type]
+    asked = conditions.complete(Conditions(location_mm=3.0), training, scales, 0, torch.Generator(), location_sd_mm=6.0)
+    assert asked.location_mm == 3.0
+    views = torch.stack([torch.stack([conditions.encode(replace(c, location_mm=at + shift), scales) for at, c in enumerate(cases[:3])])
+                         for shift in (-5.0, 5.0)])  # fmt: skip
+    assert conditions.location_sd(views) == pytest.approx(5.0, rel=1e-3)
+    views[0, :, conditions.PLACED[1]] = 0.0
+    assert conditions.location_sd(views) == 0.0
+
+
 def test_the_unit_of_volumes_does_not_widen_them() -> None:
     """Views set the unit: cases that spread less than views do are drawn as they spread, and a case that lacks a structure moves no mean."""
     cases, _, own = _training()

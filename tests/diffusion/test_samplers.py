@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from auricle.diffusion.noise import cosine_sigmas, flow_sigmas, karras_sigmas
-from auricle.diffusion.parameterization import DDPM, EDM, Flow, denoiser, denoising_loss, parameterization
+from auricle.diffusion.parameterization import DDPM, EDM, HIGH, Flow, denoiser, denoising_loss, parameterization
 from auricle.diffusion.samplers import ddpm, dpmpp, euler, heun, sample
 from auricle.stages import refiner
 from auricle.stages.sampling import LOW
@@ -107,6 +107,27 @@ def test_loss_is_the_networks_own_target(kind: str) -> None:
     loss = denoising_loss(lambda x, t: torch.zeros_like(x), scheme, x0, scheme.draw_sigma(8, generator), noise)
     target = noise - x0 if kind == "flow" else noise
     assert float(loss) == pytest.approx(float(target.square().mean()), rel=1e-4)
+
+
+def test_weights_of_places_move_the_loss_to_them() -> None:
+    """With a zero network the loss is the target's square, weighted: a place of weight zero counts for nothing."""
+    scheme, generator = parameterization("flow"), torch.Generator().manual_seed(0)
+    x0, noise = (torch.randn(8, 4, 4, 4, 4, generator=generator) for _ in range(2))
+    sigma = scheme.draw_sigma(8, generator)
+    places = torch.zeros(4, 4, 4)
+    places[:2] = 2.0
+    loss, even = (float(denoising_loss(lambda x, t: torch.zeros_like(x), scheme, x0, sigma, noise, p)) for p in (places, torch.ones(4, 4, 4)))
+    assert loss == pytest.approx(float((noise - x0)[:, :, :2].square().mean()), rel=1e-4)
+    assert even == pytest.approx(float((noise - x0).square().mean()), rel=1e-4)
+
+
+def test_a_share_of_a_flows_training_lies_at_high_noise() -> None:
+    sigma = [Flow(high=share).draw_sigma(20000, torch.Generator().manual_seed(0)).log() for share in (0.0, 0.2, 1.0)]
+    usual, mixed, high = ((s > math.log(30.0)).float().mean() for s in sigma)
+    assert float(mixed) == pytest.approx(0.8 * float(usual) + 0.2 * float(high), abs=0.01)
+    assert float(sigma[2].min()) >= math.log(HIGH[0]) - 1e-5
+    assert float(sigma[2].max()) <= math.log(HIGH[1]) + 1e-5
+    assert float(high) == pytest.approx(math.log(HIGH[1] / 30.0) / math.log(HIGH[1] / HIGH[0]), abs=0.01)
 
 
 def test_noise_levels_descend_to_zero() -> None:

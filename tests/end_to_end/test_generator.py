@@ -175,7 +175,7 @@ def test_variation_says_how_far_a_pair_is_from_the_view_it_starts_from(run: Path
         config = stage(run, gate=False, restore=False, fit_volumes=False, count=1, variation=share)
         maker = generate.load(config)
         start = maker.start(0)
-        view = decode(maker.decoder, seen.mean[start]).image
+        view = decode(maker.decoder, seen.mean[start], maker.grid.spacing).image
         table = read_json(generate.run(config, tmp_path / str(share)) / "pairs.json")
         assert table["variation"] == share
         made = read_nifti(tmp_path / str(share) / "images" / "generated-3-0000.nii.gz")[0]
@@ -189,29 +189,35 @@ def test_variation_says_how_far_a_pair_is_from_the_view_it_starts_from(run: Path
 
 
 def test_the_decoders_confidence_says_where_a_label_was_moved(run: Path, tmp_path: Path) -> None:
-    """As decoded, the label is the most probable of nine; where volumes were fitted, it need not be."""
-    plain, fitted = (generate.run(stage(run, gate=False, count=1, fit_volumes=fit), tmp_path / str(fit)) for fit in (False, True))
+    """As decoded, the label is the most probable of nine; where the gate mended it, it is not."""
+    plain = generate.run(stage(run, gate=False, count=1), tmp_path / "plain")
     name = "generated-3-0000.nii.gz"
-    (before, sure), (after, less) = ((read_label(f / "labels" / name)[0], read_nifti(f / "confidence" / name)[0]) for f in (plain, fitted))
+    before, sure = read_label(plain / "labels" / name)[0], read_nifti(plain / "confidence" / name)[0]
     assert sure.min() >= 11
     assert sure.max() <= 100
-    moved = before != after
-    assert moved.any()
-    assert less[moved].max() <= 50
-    assert np.array_equal(less[~moved], sure[~moved])
+    maker = generate.load(stage(run))
+    decoded = decode(maker.decoder, maker.sample([0], [maker.requested(0)])[0], maker.grid.spacing)
+    moved = np.roll(decoded.label, 1, axis=0)
+    less, most = decoded.confidence(moved), decoded.confidence(decoded.label)
+    assert less is not None
+    assert most is not None
+    assert (moved != decoded.label).any()
+    assert less[moved != decoded.label].max() <= 50
+    assert np.array_equal(less[moved == decoded.label], most[moved == decoded.label])
     half = generated_pairs(plain, float(np.median(sure)) / 100 + 0.005)
     _, label = half[0]
     assert np.array_equal(label.numpy() == UNSURE, sure <= np.median(sure))
+    assert set(np.unique(label.numpy())) - {UNSURE} <= set(np.unique(before))
     fit = FitConfig(steps=2, batch_size=2, validate_every=2)
-    mixed = replace(recipes.demo().finetune, cohort=run / "cohort", generated=fitted, ratio=1 / 6, least_confidence=0.4, fit=fit,
+    mixed = replace(recipes.demo().finetune, cohort=run / "cohort", generated=plain, ratio=1 / 6, least_confidence=0.4, fit=fit,
                     network=SegmenterConfig(channels=(8, 16, 24)), hardware=Hardware(accelerator="cpu"))  # fmt: skip
     finetune.run(mixed, tmp_path / "model")
     with pytest.raises(InputError, match="asks for no generated pair"):
         finetune.run(replace(mixed, real_weight=0, ratio=0.01), tmp_path / "none")
-    shutil.rmtree(fitted / "confidence")
+    shutil.rmtree(plain / "confidence")
     with pytest.raises(InputError, match="its pairs have no confidence"):
-        generated_pairs(fitted, 0.5)
-    assert len(generated_pairs(fitted)) == 1
+        generated_pairs(plain, 0.5)
+    assert len(generated_pairs(plain)) == 1
 
 
 def test_a_start_fulfills_what_is_asked_for(run: Path) -> None:
@@ -296,11 +302,11 @@ def test_assess_refuses_what_is_not_there(run: Path, tmp_path: Path) -> None:
         assess.run(root)
 
 
-def test_a_model_without_conditions_is_refused(run: Path, tmp_path: Path) -> None:
+def test_a_model_of_an_earlier_version_is_refused(run: Path, tmp_path: Path) -> None:
     old = tmp_path / "diffusion"
     shutil.copytree(run / "diffusion", old)
     facts = read_json(old / "model.json")
-    facts.pop("condition_scales")
+    facts.pop("location_sd_mm")
     write_json(old / "model.json", facts)
     with pytest.raises(InputError, match="train it again"):
         diffusion.load(old)
@@ -317,7 +323,7 @@ def test_samples_do_not_depend_on_the_batch(run: Path) -> None:
 def test_the_refiner_draws_a_residual_of_its_own_for_every_pair(run: Path) -> None:
     trained = refiner.load(run / "refiner", run / "autoencoder")
     image, label = cohort_pairs(run / "cohort", "train").hu(0)
-    drawn = [trained.refine(image, label, 0.5, 0, i) for i in (0, 0, 1)]
+    drawn = [trained.refine(image, label, 0.5, None, 0, i) for i in (0, 0, 1)]
     assert np.array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[0], drawn[2])
     assert drawn[0].shape == image.shape

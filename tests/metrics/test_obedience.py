@@ -51,3 +51,7 @@ def test_threshold_separates_what_can_be_separated() -> None:
     assert 20 < obedience.metal_threshold(scores, metal) < 500
     assert obedience.metal_threshold(scores, [False] * 5) is None
     assert obedience.metal_threshold([1.0] * 5, metal) is None
+
+
+def test_of_thresholds_that_do_equally_well_the_middle_one_is_taken() -> None:
+    assert obedience.metal_threshold([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], [False, True] * 3) == 2.5  # as good as 0.5 and 4.5

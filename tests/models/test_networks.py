@@ -200,3 +200,15 @@ def test_denoiser_knows_places() -> None:
     t = torch.tensor([0.5])
     moved = network(x.roll(6, 2), t).roll(-6, 2)
     assert not torch.allclose(network(x, t)[:, :, 4:6], moved[:, :, 4:6], atol=1e-3)
+
+
+def test_denoiser_sees_conditions_about_places_at_every_voxel() -> None:
+    """They reach it by the stem too: with the way over the embedding shut, they still count."""
+    network = _random(Denoiser(DenoiserConfig(channels=(8,), blocks=1), latent_channels=2, condition_width=3, placed=(1,)))
+    for p in network.condition.parameters():
+        p.data.zero_()
+    x, t = torch.randn(1, 2, 8, 8, 8), torch.tensor([0.5])
+    free, unplaced, placed = (network(x, t, torch.tensor([c])) for c in ([0.0, 0.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]))
+    assert torch.equal(free, unplaced)
+    assert not torch.allclose(free, placed, atol=1e-3)
+    assert torch.equal(free, network(x, t))

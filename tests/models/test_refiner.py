@@ -7,7 +7,7 @@ from auricle.diffusion.noise import flow_sigmas
 from auricle.diffusion.parameterization import Flow, denoiser, denoising_loss
 from auricle.diffusion.samplers import dpmpp
 from auricle.models.blocks import voxel_shuffle, voxel_unshuffle
-from auricle.models.refiner import GRAIN_WIDTH, Refiner, RefinerConfig, context
+from auricle.models.refiner import KNOWN_WIDTH, Refiner, RefinerConfig, context
 
 
 def small(seed: int = 0) -> Refiner:
@@ -43,11 +43,11 @@ def test_context_holds_the_image_and_the_share_of_each_label() -> None:
 
 def test_a_patch_is_refined_as_the_whole_is() -> None:
     network, (x, image, label) = small(), inputs(56)
-    time, grain = torch.tensor([0.5]), torch.zeros(1, GRAIN_WIDTH)
+    time, known = torch.tensor([0.5]), torch.zeros(1, KNOWN_WIDTH)
     cut = (slice(None), slice(None), slice(0, 40), slice(0, 40), slice(0, 40))
     with torch.no_grad():
-        whole = network(x, time, context(image, label), grain)
-        part = network(x[cut], time, context(image[cut], label[cut[0], *cut[2:]]), grain)
+        whole = network(x, time, context(image, label), known)
+        part = network(x[cut], time, context(image[cut], label[cut[0], *cut[2:]]), known)
     assert torch.allclose(part[..., :16, :16, :16], whole[..., :16, :16, :16], atol=1e-5)
     assert not torch.allclose(part[..., -4:, :, :], whole[..., 36:40, :40, :40], atol=1e-5)
 
@@ -60,17 +60,17 @@ def test_it_learns_the_noise_that_it_is_told_of() -> None:
     label = torch.zeros(8, 8, 8, 8, dtype=torch.uint8)
     told = context(torch.zeros(8, 1, 8, 8, 8), label)
     loud = (torch.arange(8) % 2).float()
-    grain = torch.stack([loud, loud], dim=1)
+    known = torch.stack([loud, loud, 0 * loud], dim=1)
     for _ in range(150):
         residual = torch.randn(8, 1, 8, 8, 8, generator=g) * (0.3 + 0.7 * loud)[:, None, None, None, None]
         noise = torch.randn(residual.shape, generator=g)
-        loss = denoising_loss(lambda x, t: network(x, t, told, grain), scheme, residual, scheme.draw_sigma(8, g), noise)
+        loss = denoising_loss(lambda x, t: network(x, t, told, known), scheme, residual, scheme.draw_sigma(8, g), noise)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     sigmas = flow_sigmas(8)
     start = torch.randn(residual.shape, generator=g) * sigmas[0].float()
     with torch.no_grad():
-        drawn = dpmpp(denoiser(lambda x, t: network(x, t, told, grain), scheme), start, sigmas)
+        drawn = dpmpp(denoiser(lambda x, t: network(x, t, told, known), scheme), start, sigmas)
     assert float(drawn[0::2].std()) == pytest.approx(0.3, rel=0.25)
     assert float(drawn[1::2].std()) == pytest.approx(1.0, rel=0.25)

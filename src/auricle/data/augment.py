@@ -196,7 +196,7 @@ def apply(
     """
     grid = _sampling_grid(params, tuple(image.shape), size, spacing)
     if params.growth_mm is not None and label is not None:
-        grid = grid + _growth(params.growth_mm, label, grid, spacing)
+        grid = grid + growth(params.growth_mm, label, grid, spacing)
     beyond = "border" if params.continue_edges else "zeros"
     moved = F.grid_sample(image[None, None].float() + 1024.0, grid, mode="bilinear", padding_mode=beyond, align_corners=True)[0, 0] - 1024.0
     picked = None
@@ -264,7 +264,7 @@ def _warp(sd_mm: float, seed: int, axes: list[Tensor]) -> Tensor:
     return torch.einsum("ai,bcdi->abcd", bases[0], along_y)
 
 
-def _growth(moves_mm: tuple[float, ...], label: Tensor, grid: Tensor, spacing: tuple[float, float, float]) -> Tensor:
+def growth(moves_mm: tuple[float, ...], label: Tensor, grid: Tensor, spacing: tuple[float, float, float]) -> Tensor:
     """What is added to the source positions `grid` (1, *size, 3), so that the border of each structure of the source `label` moves by its `moves_mm`.
 
     The displacement follows the gradient of the label smoothed by a Gaussian, which points along the border's normal and fades with the distance

@@ -20,8 +20,8 @@ from auricle.data.preprocess import heart_center
 
 Contrast = Literal["chase", "mixed", "early", "venous", "none"]
 CONTRASTS: tuple[Contrast, ...] = ("chase", "mixed", "early", "venous", "none")
-LOCATION_MM = 10.0
-"""Unit in which a network sees the location."""
+LOCATION_MM = 4.0
+"""Unit in which a network sees the location: about the SD of the views that it is trained on."""
 VOLUME_SPREAD = 0.35
 """How far drawn volumes may lie from a case's, in SDs of the cohort's logarithms: of its smoothed bootstrap."""
 LEAST_ML, MOST_ML = 0.1, 2000.0
@@ -35,6 +35,8 @@ WIDTH = VALUES + FLAGS
 """Length of a condition's vector: values, zero where unknown, then flags."""
 _group_of_value = torch.repeat_interleave(torch.arange(FLAGS), torch.tensor(WIDTHS))
 _FIRST_VOLUME = VALUES - len(KEYS)
+PLACED: tuple[int, int] = (int((_group_of_value == GROUPS.index("location")).nonzero()), VALUES + GROUPS.index("location"))
+"""Where a vector holds the location and its flag."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,12 @@ def timing_of(left_hu: float, right_hu: float) -> Contrast:
     return "mixed" if right_hu > min(240.0, 0.75 * left_hu) else "chase"
 
 
+def metal_of(attributes: Mapping[str, Any]) -> bool | None:
+    """Whether a case's attributes say that it shows metal: a list of what there is, or yes and no; None where they do not say."""
+    metal = attributes.get("metal")
+    return bool(metal) if isinstance(metal, list | bool) else None
+
+
 def measured(
     attributes: Mapping[str, Any], label: NDArray[np.uint8], spacing: tuple[float, float, float], image: NDArray[Any] | None = None
 ) -> Conditions:  # fmt: skip
@@ -111,7 +119,7 @@ def measured(
     An attribute that is missing, or is not one of the values known here, stays open, but for the contrast timing where there is an `image`
     [x, y, z] in HU to see it in (`timing_of`). So does the volume of a structure that is not there.
     """
-    sex, contrast, phase, metal = (attributes.get(k) for k in ("sex", "contrast", "phase", "metal"))
+    sex, contrast, phase = (attributes.get(k) for k in ("sex", "contrast", "phase"))
     if contrast not in CONTRASTS and image is not None:
         left, right = (image[label == ID[k]] for k in ("LV", "RV"))
         contrast = timing_of(float(np.median(left)), float(np.median(right))) if left.size and right.size else None
@@ -122,7 +130,7 @@ def measured(
     return Conditions(
         sex=sex if sex in ("F", "M") else None, contrast=contrast if contrast in CONTRASTS else None,
         phase=float(phase) if isinstance(phase, int | float) and 0.0 <= phase <= 1.0 else None,
-        metal=bool(metal) if isinstance(metal, list | bool) else None,
+        metal=metal_of(attributes),
         location_mm=None if heart is None else float(np.clip(middle - heart[2], -100.0, 100.0)),
         volume=tuple(f"{k}={min(counts[ID[k]], MOST_ML):.4g}" for k in KEYS if counts[ID[k]] > 0),
     )  # fmt: skip
@@ -217,6 +225,13 @@ def donor(asked: Conditions, training: Tensor, scales: Scales, index: int, gener
     return int(suited[index % len(suited)])
 
 
+def location_sd(vectors: Tensor) -> float:
+    """SD in mm of the location between the views of a case, over vectors (views, N, `WIDTH`): what moving the field of view adds."""
+    value, flag = PLACED
+    known = vectors[:, (vectors[..., flag] > 0.5).all(0), value]
+    return float(known.var(0, unbiased=False).mean().sqrt()) * LOCATION_MM if known.numel() else 0.0
+
+
 def _volume_moments(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and SD of each structure's volume over the vectors (N, `WIDTH`) that know it, in the unit of their scales."""
     values, known = vectors[:, _FIRST_VOLUME:VALUES], vectors[:, WIDTH - len(KEYS) :]
@@ -227,7 +242,7 @@ def _volume_moments(vectors: Tensor) -> tuple[Tensor, Tensor]:
 
 def complete(
     asked: Conditions, training: Tensor, scales: Scales, index: int, generator: torch.Generator, spread: float = VOLUME_SPREAD,
-    among: Tensor | None = None,
+    among: Tensor | None = None, location_sd_mm: float = 0.0,
 ) -> Conditions:  # fmt: skip
     """Fill in what `asked` leaves open, as in the training cases: those of one case (a donor) with other volumes near its own.
 
@@ -244,6 +259,7 @@ def complete(
         generator: source of the draw.
         spread: h.
         among: vectors of the cases whose SD is s; those of `training` unless given.
+        location_sd_mm: SD of what the location is moved by: views in training were moved so, and a set of pairs has its hearts where they had.
 
     Raises:
         InputError: there are no training cases.
@@ -252,6 +268,7 @@ def complete(
         raise InputError("this model keeps no conditions of its training cases: ask for all, or take --no-complete")
     drawn = training[donor(asked, training, scales, index, generator)].clone()
     noise = torch.randn(len(KEYS), generator=generator)
+    drawn[PLACED[0]] += location_sd_mm / LOCATION_MM * float(torch.randn((), generator=generator)) * drawn[PLACED[1]]
     # Views have set the unit (`scales`): of the cases alone the SD is another.
     mean, _ = _volume_moments(training)
     _, sd = _volume_moments(training if among is None else among)

@@ -6,8 +6,6 @@ then decodes to one of its two sides. That holds when the ball having the two co
 are neighbors in the Gabriel graph, Gabriel and Sokal 1969).
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
@@ -46,35 +44,6 @@ def unpack(packed: Tensor) -> Tensor:
     # |p - c|^2 = |p|^2 - 2 p.c + |c|^2, and |p|^2 is the same for every code.
     scores = torch.einsum("ncxyz,kc->nkxyz", packed, codes) - 0.5 * codes.square().sum(1)[None, :, None, None, None]
     return scores.argmax(1).to(torch.uint8)
-
-
-def fit_volumes(logits: Tensor, volumes_ml: Mapping[str, float], voxel_ml: float, most: float = 2.0) -> Tensor:
-    """Logits with each structure raised or lowered as a whole so that its volume comes near the one that was asked for.
-
-    Where a network is unsure, the largest logit favors the background, and small or thin structures shrink. A structure whose volume is known gets
-    the threshold that gives this volume, within bounds: at a sharp border a shift of `most` moves it by a fraction of a voxel.
-
-    Args:
-        logits: (9, X, Y, Z).
-        volumes_ml: structure key to volume in mL; others are left as they are.
-        voxel_ml: volume of a voxel in mL.
-        most: largest shift of a logit, up or down.
-
-    Returns:
-        Shifted logits of the same shape.
-    """
-    shifted = logits.clone()
-    for _ in range(2):
-        for key, ml in volumes_ml.items():
-            k = ID[key]
-            others = torch.cat([shifted[:k], shifted[k + 1 :]]).amax(0)
-            margin = (shifted[k] - others).flatten()
-            target = min(max(round(ml / voxel_ml), 1), len(margin))
-            # The target-th largest margin has to become zero.
-            shift = -float(margin.kthvalue(len(margin) - target + 1).values)
-            total = float((shifted[k] - logits[k]).flatten()[0]) + shift
-            shifted[k] = logits[k] + min(max(total, -most), most)
-    return shifted
 
 
 def decode_label(output: Tensor) -> Tensor:

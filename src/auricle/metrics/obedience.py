@@ -69,7 +69,8 @@ def metal_score(image: Image) -> float:
 
 
 def metal_threshold(scores: Sequence[float], metal: Sequence[bool]) -> float | None:
-    """The score above which a case counts as one with metal: the best mean of sensitivity and specificity (Youden 1950) on training cases.
+    """The score above which a case counts as one with metal: the best mean of sensitivity and specificity (Youden 1950) on training cases,
+    the middle one of those that do equally well.
 
     None where the cases do not include both kinds, or look alike.
     """
@@ -80,5 +81,6 @@ def metal_threshold(scores: Sequence[float], metal: Sequence[bool]) -> float | N
     cuts = (edges[:-1] + edges[1:]) / 2
     if not len(cuts):
         return None
-    youden = [(values[truth] > c).mean() + (values[~truth] <= c).mean() for c in cuts]
-    return float(cuts[int(np.argmax(youden))])
+    youden = np.array([(values[truth] > c).mean() + (values[~truth] <= c).mean() for c in cuts])
+    best = np.flatnonzero(np.isclose(youden, youden.max()))
+    return float(cuts[best[len(best) // 2]])

@@ -48,18 +48,19 @@ class Grow(nn.Module):
 class Denoiser(nn.Module):
     """U-Net from a noisy latent, its noise level and conditions to a latent of the same shape (Ronneberger et al. 2015; Ho et al. 2020).
 
-    The stem also sees where each voxel lies in the field of view: a heart has its place in it.
+    The stem also sees where each voxel lies in the field of view, since a heart has its place in it, and those numbers of the condition that
+    are about places (`placed`: their indices).
     """
 
-    def __init__(self, config: DenoiserConfig, latent_channels: int, condition_width: int = 0) -> None:
+    def __init__(self, config: DenoiserConfig, latent_channels: int, condition_width: int = 0, placed: tuple[int, ...] = ()) -> None:
         super().__init__()
-        self.config, self.condition_width = config, condition_width
+        self.config, self.condition_width, self.placed = config, condition_width, list(placed)
         self.width = width = 4 * config.channels[0]
         c = config.channels
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         if condition_width:
             self.condition = nn.Sequential(nn.Linear(condition_width, width), nn.SiLU(), nn.Linear(width, width))
-        self.stem = Conv3d(latent_channels + 3, c[0], 3, padding=1)
+        self.stem = Conv3d(latent_channels + 3 + len(placed), c[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
         for level, channels in enumerate(c):
@@ -84,11 +85,12 @@ class Denoiser(nn.Module):
         if any(length % self.config.multiple for length in x.shape[2:]):
             raise ValueError(f"latent grid {tuple(x.shape[2:])} must be divisible by {self.config.multiple}: choose a model grid that is")
         embedding = self.time(time_embedding(time, self.width))
+        known = x.new_zeros(len(x), self.condition_width) if condition is None else condition
         if self.condition_width:
-            known = x.new_zeros(len(x), self.condition_width) if condition is None else condition
             embedding = embedding + self.condition(known)
         embedding = F.silu(embedding)
-        h, skips = self.stem(torch.cat([x, _places(x)], dim=1).contiguous(memory_format=torch.channels_last_3d)), []
+        placed = known[:, self.placed, None, None, None].expand(-1, -1, *x.shape[2:])
+        h, skips = self.stem(torch.cat([x, _places(x), placed], dim=1).contiguous(memory_format=torch.channels_last_3d)), []
         for shrink, blocks in zip(self.shrink, self.down, strict=True):
             h = self._through(blocks, shrink(h), embedding)
             skips.append(h)

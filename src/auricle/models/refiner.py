@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from auricle.core.anatomy import LABEL_COUNT
 from auricle.models.blocks import ChannelNorm, Conv3d, ResidualBlock, time_embedding, voxel_shuffle, voxel_unshuffle
 
-GRAIN_WIDTH = 2
-"""Numbers that describe the noise of a scan."""
+KNOWN_WIDTH = 3
+"""Numbers that describe a scan: two of its noise, and whether it shows metal (1, -1, or 0 where nobody knows)."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Refiner(nn.Module):
         self.config = config
         fine, coarse = config.channels
         self.width = width = 2 * fine
-        self.embed = nn.Sequential(nn.Linear(width + GRAIN_WIDTH, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.embed = nn.Sequential(nn.Linear(width + KNOWN_WIDTH, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
         self.stem = Conv3d(8 + 8 + LABEL_COUNT, fine, 3, padding=1)
 
         def blocks(first: int, channels: int) -> nn.ModuleList:
@@ -58,12 +58,12 @@ class Refiner(nn.Module):
         self.gain, self.out = nn.Linear(width, 8), Conv3d(fine, 8, 3, padding=1)
         nn.init.zeros_(self.out.weight)
 
-    def forward(self, x: Tensor, time: Tensor, context: Tensor, grain: Tensor) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, context: Tensor, known: Tensor) -> Tensor:
         """Map the noisy residual (N, 1, X, Y, Z) to the same shape.
 
-        `time` is (N,) in 0..1, `context` is what `context` made, (N, 8 + 9, X/2, Y/2, Z/2), `grain` is (N, GRAIN_WIDTH).
+        `time` is (N,) in 0..1, `context` is what `context` made, (N, 8 + 9, X/2, Y/2, Z/2), `known` is (N, KNOWN_WIDTH).
         """
-        embedding = self.embed(torch.cat([time_embedding(time, self.width), grain], dim=1))
+        embedding = self.embed(torch.cat([time_embedding(time, self.width), known], dim=1))
         blocks = voxel_unshuffle(x, 2)
         h = self.stem(torch.cat([blocks, context], dim=1).contiguous(memory_format=torch.channels_last_3d))
         for block in self.down:

@@ -1,5 +1,6 @@
 """Stage 4: generate pairs of image and label map, as asked for, and keep those that pass the gate."""
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,13 +28,14 @@ from auricle.metrics.texture import Grain
 from auricle.models.autoencoder import Autoencoder
 from auricle.stages import autoencoder as autoencoder_stage
 from auricle.stages import diffusion as diffusion_stage
-from auricle.stages import gate, restoration
+from auricle.stages import gate, restoration, timing
 from auricle.stages import refiner as refiner_stage
 from auricle.stages.diffusion import LatentModel
 from auricle.stages.gate import Audit, Verdict
 from auricle.stages.pairs import CONFIDENCE
 from auricle.stages.refiner import Trained
 from auricle.stages.sampling import decode, sample_latents, sigmas_for
+from auricle.stages.timing import Timings
 
 DEFAULT_RUN = Path("runs/demo")
 MEASURED_EVERY = 4
@@ -61,7 +63,7 @@ class GenerateStage:
     guidance: float = 1.0
     """Weight of classifier-free guidance: 1 follows the conditions, more exaggerates them and evaluates the network twice a step."""
     fit_volumes: bool = True
-    """Move the borders of structures by a fraction of a voxel so that their volumes come near those asked for."""
+    """Warp each pair, image and label map together, so that its structures come near the volumes asked for."""
     sampler: SamplerName = "dpmpp"
     """How the noise is removed; ddpm is the paper's, with its 1000 steps."""
     steps: int = 20
@@ -125,6 +127,7 @@ class Maker:
     grains: list[Grain]
     refiner: Trained | None
     audit: Audit | None
+    timings: Timings
     views: diffusion_stage.Views | None = None
     """What `variation` starts from; None starts from noise."""
     restore_all: bool = False
@@ -141,7 +144,8 @@ class Maker:
             return c.conditions
         generator = torch_generator(c.seed, "conditions", index)
         if self.views is None:
-            return conditions.complete(c.conditions, self.model.training, self.model.scales, index, generator)
+            moved = self.model.location_sd_mm
+            return conditions.complete(c.conditions, self.model.training, self.model.scales, index, generator, location_sd_mm=moved)
         own = self.views.conditions[self.start(index)][None]
         spread = conditions.VOLUME_SPREAD * c.variation
         return conditions.complete(c.conditions, own, self.model.scales, index, generator, spread, self.model.training)
@@ -168,8 +172,9 @@ class Maker:
 
     def _finish(self, index: int, asked: Conditions, latent: Tensor) -> Candidate:
         c, spacing = self.config, self.grid.spacing
-        decoded = decode(self.decoder, latent, c.tile, asked.volumes_ml() if c.fit_volumes else {}, float(np.prod(spacing)) / 1000.0)
-        image, label = decoded.image, decoded.label
+        decoded = decode(self.decoder, latent, spacing, c.tile, asked.volumes_ml() if c.fit_volumes else None)
+        label = decoded.label
+        image = timing.obey(decoded.image, label, spacing, asked.contrast, self.timings, c.seed, index)
         specks = anatomy.speck_share(label, float(np.prod(spacing)) / 1000.0)
         verdict = gate.judge(label, spacing, mend=c.gate)
         before = {}
@@ -178,7 +183,7 @@ class Maker:
         wanted = verdict.passed or not c.gate or self.restore_all
         refined = None
         if wanted and self.refiner is not None:
-            refined = self.refiner.refine(image, verdict.label, restoration.loudness(self.grains, c.seed, index), c.seed, index)
+            refined = self.refiner.refine(image, verdict.label, restoration.loudness(self.grains, c.seed, index), asked.metal, c.seed, index)
         image = restoration.restore(image, verdict.label, spacing, self.grains if wanted else [], c.seed, index, refined)
         if self.audit is not None:
             verdict = gate.audited(verdict, image, spacing, self.audit)
@@ -232,7 +237,9 @@ def load(config: GenerateStage) -> Maker:
     audit = gate.audit(config.cohort) if config.cohort is not None and config.gate else None
     levels(config, model.parameterization)  # what cannot be sampled is said before anything is written
     views = diffusion_stage.views(config.diffusion) if config.variation < 1 else None
-    return Maker(config, decoder, model, grid, grains, trained, audit, views)
+    contrasts = [conditions.decode(row, model.scales).contrast for row in model.training]
+    timings = timing.learn(contrasts, [None if math.isnan(left) else (left, right) for left, right in model.ventricles_hu.tolist()])
+    return Maker(config, decoder, model, grid, grains, trained, audit, timings, views)
 
 
 def summarize(records: list[dict[str, Any]]) -> dict[str, Any]:

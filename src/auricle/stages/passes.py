@@ -16,7 +16,7 @@ from auricle.losses.segmentation import deep_supervision
 from auricle.models.autoencoder import Autoencoder, AutoencoderConfig, kl_divergence
 from auricle.models.denoiser import Denoiser, DenoiserConfig
 from auricle.models.masking import apply_mask
-from auricle.models.refiner import GRAIN_WIDTH, Refiner, RefinerConfig, context
+from auricle.models.refiner import KNOWN_WIDTH, Refiner, RefinerConfig, context
 from auricle.models.segmenter import Segmenter, SegmenterConfig
 from auricle.stages.pairs import Triple
 from auricle.training.cost import Cost, measure
@@ -120,7 +120,7 @@ def refining(shape: RefinerConfig, batch: int, size: Triple, train: bool) -> Cos
 
     def forward(network: nn.Module) -> Tensor:
         image, label = _pair(batch, size)
-        return F.mse_loss(network(image, torch.empty(batch), context(image, label), torch.empty(batch, GRAIN_WIDTH)), image)
+        return F.mse_loss(network(image, torch.empty(batch), context(image, label), torch.empty(batch, KNOWN_WIDTH)), image)
 
     return measure(lambda: Refiner(shape), forward, train=train)
 

@@ -1,10 +1,11 @@
 """Train the refiner: a denoiser at the image's resolution that gives decoded images back edges, small vessels and noise.
 
 An autoencoder with a small latent cannot hold these, and a decoder that is trained for the least error leaves them out. What is missing can be
-drawn, though: the refiner learns the distribution of the residual - training image less decoded image - given the decoded image, the label map
-and how noisy the scan is. A second model behind the first is the cascade of Ho et al. 2022, here on residuals and on patches.
+drawn, though: the refiner learns the distribution of the residual - training image less decoded image - given the decoded image, the label map,
+how noisy the scan is and whether it shows metal. A second model behind the first is the cascade of Ho et al. 2022, here on residuals and on patches.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_array
 from auricle.core.runs import Run, finished
 from auricle.core.seeds import torch_generator
+from auricle.data import conditions
 from auricle.data.labelcode import pack
 from auricle.data.preprocess import CLIP_HU, to_hu, to_network
 from auricle.diffusion.noise import flow_sigmas
@@ -40,7 +42,9 @@ STEPS = 8
 """Evaluations of the network for one image."""
 LOW = (0.05,)
 """The last noise level: straight from 0.14 to zero, a third of a quiet scan's noise would be lost."""
-SCHEME = Flow(location=0.0, scale=1.4)
+UNSAID = 0.2
+"""Share of the training in which the refiner is not told about metal."""
+SCHEME = Flow(location=0.0, scale=1.4, high=0.0)
 """A residual is mostly noise, decided voxel by voxel: half of the training lies below a noise level of one."""
 
 
@@ -81,6 +85,8 @@ def run(config: RefinerStage, out: Path) -> Path:
     decoded = {name: _decoded(out / "decoded", config, pairs, name) for name, pairs in (("train", train), ("validation", held_out))}
     grains = {name: torch.stack([grain(*pairs.hu(i), files[i]) for i in range(len(pairs))])
               for pairs, (name, files) in zip((train, held_out), decoded.items(), strict=True)}  # fmt: skip
+    metal = {name: metal_flags([conditions.metal_of(item.attributes) for item in pairs.items])
+             for name, pairs in (("train", train), ("validation", held_out))}  # fmt: skip
     torch.manual_seed(config.seed)
     network = Refiner(config.network)
     sets = {"train": train, "validation": held_out}
@@ -90,7 +96,9 @@ def run(config: RefinerStage, out: Path) -> Path:
         boxes = [_box(train.grid.size, config.patch, generator) for _ in indices]
         parts = [_patch(sets[split], decoded[split], i, b) for i, b in zip(indices, boxes, strict=True)]
         image, before, label = (torch.stack(p).to(device) for p in zip(*parts, strict=True))
-        told, known = context(before, label), grains[split][indices].to(device)
+        # Now and then nobody says whether there is metal, so that a user need not.
+        said = torch.rand(len(indices), 1, generator=generator) > UNSAID
+        told, known = context(before, label), torch.cat([grains[split][indices], metal[split][indices] * said], dim=1).to(device)
         residual = ((image - before) * (CLIP_HU / KNEE_HU)).asinh()
         noise = torch.randn(residual.shape, generator=generator).to(device)
         sigma = SCHEME.draw_sigma(len(indices), generator).to(device)
@@ -120,16 +128,18 @@ class Trained:
     """(training cases, 2), what `grain` gives."""
 
     @torch.no_grad()
-    def refine(self, image: NDArray[Any], label: NDArray[np.uint8], loudness: float, seed: int, index: int) -> NDArray[np.float32]:
+    def refine(
+        self, image: NDArray[Any], label: NDArray[np.uint8], loudness: float, metal: bool | None, seed: int, index: int
+    ) -> NDArray[np.float32]:  # fmt: skip
         """A decoded `image` (HU) with a residual that is drawn from `seed` and `index`; clipped to the HU range that networks see.
 
-        It is as noisy as the training scan at rank `loudness`, from 0 for the quietest to 1 for the loudest.
+        It is as noisy as the training scan at rank `loudness`, from 0 for the quietest to 1 for the loudest, and shows `metal` or none.
         """
         device = next(self.network.parameters()).device
         before = torch.from_numpy(to_network(np.asarray(image, np.float32)))[None, None].to(device)
         told = context(before, torch.from_numpy(label)[None].to(device))
         order = self.grains[:, 0].argsort()
-        known = self.grains[order[[round(loudness * (len(order) - 1))]]].to(device)
+        known = torch.cat([self.grains[order[[round(loudness * (len(order) - 1))]]], metal_flags([metal])], dim=1).to(device)
         sigmas = flow_sigmas(STEPS, low=LOW)
         noise = torch.randn(before.shape, generator=torch_generator(seed, "refine", index)).to(device)
         denoise = denoiser(lambda x, time: self.network(x, time, told, known), SCHEME)
@@ -145,6 +155,11 @@ def load(folder: Path, autoencoder: Path) -> Trained:
     network = Refiner(from_json(RefinerConfig, facts["network"]))
     load_state(network, state, folder)
     return Trained(for_inference(network), extra["grains"])
+
+
+def metal_flags(metal: Sequence[bool | None]) -> Tensor:
+    """What the network is told of metal, (N, 1): 1, -1, or 0 where nobody knows."""
+    return torch.tensor([[0.0 if m is None else 1.0 if m else -1.0] for m in metal])
 
 
 def grain(image: NDArray[Any], label: NDArray[np.uint8], decoded: NDArray[Any]) -> Tensor:

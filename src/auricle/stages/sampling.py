@@ -12,8 +12,9 @@ from torch import Tensor
 from auricle.core.anatomy import LABEL_COUNT
 from auricle.core.errors import InputError
 from auricle.data.conditions import Conditions
-from auricle.data.labelcode import decode_label, fit_volumes
+from auricle.data.labelcode import decode_label
 from auricle.data.preprocess import to_hu
+from auricle.data.volume_fit import fit_volumes
 from auricle.diffusion.noise import cosine_sigmas, flow_sigmas, karras_sigmas
 from auricle.diffusion.parameterization import Kind
 from auricle.diffusion.samplers import SamplerName, sample
@@ -27,17 +28,17 @@ LOW = (0.1, 0.03)
 
 @dataclass(frozen=True)
 class Decoded:
-    """What the autoencoder makes of a latent, each [x, y, z] or (9, X, Y, Z)."""
+    """What the autoencoder makes of a latent, warped to volumes where that was asked for; each [x, y, z] or (9, X, Y, Z)."""
 
     image: NDArray[np.float32]
     """HU."""
     label: NDArray[np.uint8]
-    """Label map, its volumes fitted where that was asked for."""
+    """Label map."""
     probabilities: Tensor | None
-    """Of the nine labels, as decoded; None for a packed label head."""
+    """Of the nine labels; None for a packed label head."""
 
     def confidence(self, label: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-        """Probability of each voxel's `label` in percent: low where the image would have another, or where fitting and repair moved a border."""
+        """Probability of each voxel's `label` in percent: low where the image would have another, or where repair moved a border."""
         if self.probabilities is None:
             return None
         own = self.probabilities.gather(0, torch.from_numpy(label).long()[None])[0]
@@ -82,19 +83,13 @@ def sample_latents(
 
 @torch.no_grad()
 def decode(
-    network: Autoencoder, latent: Tensor, tile: int | None = None, volumes_ml: Mapping[str, float] | None = None, voxel_ml: float = 1.0
-) -> Decoded:  # fmt: skip
-    """Image and label map of one latent (C, ..), in tiles of `tile` latent voxels where that is given.
-
-    Logits are fitted to `volumes_ml` (`data.labelcode.fit_volumes`); a packed label head has none.
-    """
+    network: Autoencoder, latent: Tensor, spacing: tuple[float, float, float], tile: int | None = None, volumes_ml: Mapping[str, float] | None = None
+) -> Decoded:
+    """Image and label map of one latent (C, ..), in tiles of `tile` latent voxels where that is given, warped to `volumes_ml` by `fit_volumes`."""
     if not latent.isfinite().all():
         raise InputError("sampling gave numbers that are not finite: take more --steps or another --sampler")
     latent = latent[None].contiguous(memory_format=torch.channels_last_3d)
-    image, label = network.decode(latent) if tile is None else network.decode_tiled(latent, tile)
-    label, probabilities = label.float(), None
-    if label.shape[1] == LABEL_COUNT:
-        probabilities = label[0].softmax(0).cpu().contiguous()
-        if volumes_ml:
-            label = fit_volumes(label[0].contiguous(), volumes_ml, voxel_ml)[None]
-    return Decoded(to_hu(image[0, 0].float().cpu().numpy()), decode_label(label)[0].cpu().numpy(), probabilities)
+    image, label = (part[0].float().cpu().contiguous() for part in (network.decode(latent) if tile is None else network.decode_tiled(latent, tile)))
+    values, label = fit_volumes(image[0], label, volumes_ml or {}, spacing)
+    probabilities = label.softmax(0) if len(label) == LABEL_COUNT else None
+    return Decoded(to_hu(values.numpy()), decode_label(label[None])[0].numpy(), probabilities)

@@ -254,7 +254,7 @@ def _resources(
         *refining,
         Step(f"diffusion {folder.name}", diffusion.run, replace(recipe.diffusion, autoencoder=at["autoencoder"], **own), at["diffusion"]),
         Step(f"generate {folder.name}", generate.run, made, at["generate"]),
-        Step(f"vary {folder.name}", generate.run, replace(made, variation=recipe.variation, fit_volumes=False), at["varied"]),
+        Step(f"vary {folder.name}", generate.run, replace(made, variation=recipe.variation), at["varied"]),
         Step(f"decoded {folder.name}", round_trip.run, RoundTripStage(at["extra"], at["autoencoder"]), at["decoded"]),
         Step(f"pretrain {folder.name}", pretrain.run, replace(learning, generated=at["generate"], cohort=None), at["pretrain"]),
         Step(f"pretrain {folder.name} both", pretrain.run, replace(learning, generated=at["generate"]), at["pretrain-both"]),
