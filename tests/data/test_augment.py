@@ -153,7 +153,7 @@ def test_growth_hardly_ever_folds_a_wall(spacing: float) -> None:
     for seed in range(100):
         moves = drawn(AugmentConfig(growth_mm=augment.GROWTH_MOST_MM), seed).growth_mm
         assert moves is not None
-        field = (still + augment.growth(moves, label, still, scale))[0, ..., 2]
+        field = (still + augment.border_moves(moves, label, still, scale))[0, ..., 2]
         folded.append(bool((field.diff(dim=0) <= 0).any()))
     assert sum(folded) <= 2
 

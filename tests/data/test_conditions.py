@@ -166,6 +166,32 @@ def test_locations_are_drawn_as_far_apart_as_views_lie() -> None:
     assert conditions.location_sd(views) == 0.0
 
 
+def test_every_patient_can_be_looked_at_from_elsewhere() -> None:
+    """A location asked for picks no donor; far from the donor's own, its volumes inside the field of view are not known."""
+    cases, training, scales = _training()
+    far = _complete(Conditions(location_mm=40.0, volume=("LAA=9",)), training, scales, 60)
+    assert {c.volume for c in far} == {("LAA=9",)}
+    near = _complete(Conditions(location_mm=cases[0].location_mm), training, scales, 60)
+    assert all(len(c.volumes_ml()) >= 7 for c in near if abs(c.location_mm - cases[0].location_mm) < 1)  # type: ignore[operator]
+    assert len({c.sex for c in near}) == 2
+    assert len({c.volume for c in near}) > 30
+
+
+def test_what_no_training_case_knows_is_zero() -> None:
+    cases, _, scales = _training()
+    silent = torch.stack([conditions.encode(replace(c, metal=None), scales) for c in cases])
+    mask = conditions.learned(silent)
+    told = conditions.encode(Conditions(metal=True, sex="F"), scales)
+    assert torch.equal(told * mask, conditions.encode(Conditions(sex="F"), scales))
+    assert not conditions.learned(silent[:0]).any()
+
+
+def test_a_location_drawn_beyond_any_counts_as_the_farthest() -> None:
+    _, training, scales = _training(20)
+    drawn = [conditions.complete(Conditions(), training, scales, i, torch.Generator().manual_seed(i), location_sd_mm=300.0) for i in range(40)]
+    assert max(abs(c.location_mm) for c in drawn) == conditions.MOST_MM  # type: ignore[arg-type]
+
+
 def test_the_unit_of_volumes_does_not_widen_them() -> None:
     """Views set the unit: cases that spread less than views do are drawn as they spread, and a case that lacks a structure moves no mean."""
     cases, _, own = _training()

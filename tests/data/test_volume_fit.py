@@ -8,9 +8,9 @@ from auricle.core.anatomy import ID
 from auricle.data.labelcode import decode_label, pack
 from auricle.data.volume_fit import fit_volumes
 
-SPACING = (2.5, 2.0, 2.0)
-VOXEL_ML = 0.01
-SIZE = (40, 48, 48)
+SPACING = (2.5, 2.0, 1.6)
+VOXEL_ML = 0.008
+SIZE = (40, 48, 60)
 """Axes differ: a mistaken order of them would show."""
 
 
@@ -42,7 +42,7 @@ def test_volumes_are_met(factor: float) -> None:
 def test_the_image_moves_with_its_label(factor: float) -> None:
     """Blood stays where the label says blood: bright voxels and labeled ones part no more than they did before."""
     image, logits = _pair()
-    other = logits[:, 12:28, 12:36, 12:36].clone()
+    other = logits[:, 12:28, 12:36, 15:45].clone()
     moved, fitted = fit_volumes(image, logits, {"LAA": factor * _volume(logits, "LAA")}, SPACING)
 
     def overlap(i: Tensor, c: Tensor) -> float:
@@ -52,7 +52,7 @@ def test_the_image_moves_with_its_label(factor: float) -> None:
     assert overlap(moved, fitted) > overlap(image, logits) - 0.01
     assert overlap(image, fitted) < overlap(moved, fitted) - 0.01
     # What lies far from it stays: the move fades.
-    assert (fitted[:, 12:28, 12:28, 12:36].argmax(0) == other[:, :, :16].argmax(0)).float().mean() > 0.995
+    assert (fitted[:, 12:28, 12:28, 15:45].argmax(0) == other[:, :, :16].argmax(0)).float().mean() > 0.995
 
 
 def test_a_wall_moves_along_with_the_chamber_inside() -> None:
@@ -78,3 +78,11 @@ def test_packed_channels_are_fitted_too() -> None:
     wanted = 1.3 * _volume(packed, "LV")
     _, fitted = fit_volumes(image, packed, {"LV": wanted}, SPACING)
     assert _volume(fitted, "LV") == pytest.approx(wanted, rel=0.04)
+
+
+def test_one_structure_everywhere_has_no_border_to_move() -> None:
+    image, logits = _pair()
+    logits[ID["LV"]] = 100.0
+    same, channels = fit_volumes(image, logits, {"LV": 120.0}, SPACING)
+    assert same is image
+    assert channels is logits

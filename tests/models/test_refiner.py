@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from auricle.diffusion.noise import flow_sigmas
-from auricle.diffusion.parameterization import Flow, denoiser, denoising_loss
+from auricle.diffusion.parameterization import denoiser, denoising_loss
 from auricle.diffusion.samplers import dpmpp
 from auricle.models.blocks import voxel_shuffle, voxel_unshuffle
 from auricle.models.refiner import KNOWN_WIDTH, Refiner, RefinerConfig, context
+from auricle.stages.refiner import SCHEME
 
 
 def small(seed: int = 0) -> Refiner:
@@ -55,7 +56,7 @@ def test_a_patch_is_refined_as_the_whole_is() -> None:
 def test_it_learns_the_noise_that_it_is_told_of() -> None:
     """Two kinds of scans, quiet and loud: what is drawn for each has the SD of its kind."""
     network = small().train()
-    scheme, optimizer = Flow(0.0, 1.4), torch.optim.Adam(network.parameters(), 5e-3)
+    scheme, optimizer = SCHEME, torch.optim.Adam(network.parameters(), 5e-3)
     g = torch.Generator().manual_seed(0)
     label = torch.zeros(8, 8, 8, 8, dtype=torch.uint8)
     told = context(torch.zeros(8, 1, 8, 8, 8), label)

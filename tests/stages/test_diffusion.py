@@ -22,8 +22,15 @@ def test_a_small_structure_weighs_as_much_as_a_large_one() -> None:
     # Both lie far from each other and from the blurred rim of the other.
     large, small = extra[:4].sum(), extra[6:9, 4:7, 4:7].sum()
     assert float(small) == pytest.approx(float(large), rel=0.2)
-    assert float(weight.max()) <= MOST_WEIGHT
     assert weight[7, 5, 5] > 5 * weight[2, 5, 5] > 5 * weight[5, 0, 0]
+
+
+def test_no_place_weighs_more_than_the_most() -> None:
+    shares = torch.zeros(LABEL_COUNT, 16, 16, 16)
+    shares[ID["LAA"], 7, 5, 5] = 1.0
+    weight = place_weights(shares, 0.9)
+    assert float(weight.max()) == pytest.approx(MOST_WEIGHT, rel=1e-4)
+    assert float(weight.mean()) == pytest.approx(1.0, rel=0.01)
 
 
 def test_without_focus_or_structures_all_places_weigh_alike() -> None:
@@ -34,5 +41,6 @@ def test_without_focus_or_structures_all_places_weigh_alike() -> None:
 
 
 def test_a_focus_beyond_its_range_is_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(ValueError, match=r"--focus must lie in 0\.\.1, is 2"):
-        DiffusionStage(tmp_path, tmp_path, focus=2.0)
+    for focus in (1.0, -0.1):
+        with pytest.raises(ValueError, match=r"--focus must lie in 0\.\.1, below 1, is"):
+            DiffusionStage(tmp_path, tmp_path, focus=focus)

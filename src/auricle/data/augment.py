@@ -196,7 +196,7 @@ def apply(
     """
     grid = _sampling_grid(params, tuple(image.shape), size, spacing)
     if params.growth_mm is not None and label is not None:
-        grid = grid + growth(params.growth_mm, label, grid, spacing)
+        grid = grid + border_moves(params.growth_mm, label, grid, spacing)
     beyond = "border" if params.continue_edges else "zeros"
     moved = F.grid_sample(image[None, None].float() + 1024.0, grid, mode="bilinear", padding_mode=beyond, align_corners=True)[0, 0] - 1024.0
     picked = None
@@ -264,8 +264,10 @@ def _warp(sd_mm: float, seed: int, axes: list[Tensor]) -> Tensor:
     return torch.einsum("ai,bcdi->abcd", bases[0], along_y)
 
 
-def growth(moves_mm: tuple[float, ...], label: Tensor, grid: Tensor, spacing: tuple[float, float, float]) -> Tensor:
+def border_moves(moves_mm: tuple[float, ...], label: Tensor, grid: Tensor, spacing: tuple[float, float, float]) -> Tensor:
     """What is added to the source positions `grid` (1, *size, 3), so that the border of each structure of the source `label` moves by its `moves_mm`.
+
+    `label` is (X, Y, Z), `moves_mm` holds nine numbers (the background's is 0), and positions are in the -1..1 coordinates (z, y, x) of grid_sample.
 
     The displacement follows the gradient of the label smoothed by a Gaussian, which points along the border's normal and fades with the distance
     from it (the idea of anatomy-informed augmentation, Kovacs et al. 2023). It is scaled to the whole move at a flat border that is far from others;

@@ -22,6 +22,10 @@ Contrast = Literal["chase", "mixed", "early", "venous", "none"]
 CONTRASTS: tuple[Contrast, ...] = ("chase", "mixed", "early", "venous", "none")
 LOCATION_MM = 4.0
 """Unit in which a network sees the location: about the SD of the views that it is trained on."""
+MOST_MM = 100.0
+"""Farthest location: beyond it the heart is out of sight."""
+APART_MM = 10.0
+"""A field of view that lies farther from a case's cuts other parts off: the case's volumes inside it are no longer known."""
 VOLUME_SPREAD = 0.35
 """How far drawn volumes may lie from a case's, in SDs of the cohort's logarithms: of its smoothed bootstrap."""
 LEAST_ML, MOST_ML = 0.1, 2000.0
@@ -59,8 +63,8 @@ class Conditions:
     def __post_init__(self) -> None:
         if self.phase is not None and not 0.0 <= self.phase <= 1.0:
             raise ValueError(f"--phase must lie between 0 (end-diastole) and 1 (end-systole), not {self.phase}")
-        if self.location_mm is not None and not abs(self.location_mm) <= 100.0:
-            raise ValueError(f"--location-mm must lie within 100 mm of the heart, not {self.location_mm}")
+        if self.location_mm is not None and not abs(self.location_mm) <= MOST_MM:
+            raise ValueError(f"--location-mm must lie within {MOST_MM:g} mm of the heart, not {self.location_mm}")
         self.volumes_ml()
 
     def volumes_ml(self) -> dict[str, float]:
@@ -131,7 +135,7 @@ def measured(
         sex=sex if sex in ("F", "M") else None, contrast=contrast if contrast in CONTRASTS else None,
         phase=float(phase) if isinstance(phase, int | float) and 0.0 <= phase <= 1.0 else None,
         metal=metal_of(attributes),
-        location_mm=None if heart is None else float(np.clip(middle - heart[2], -100.0, 100.0)),
+        location_mm=None if heart is None else float(np.clip(middle - heart[2], -MOST_MM, MOST_MM)),
         volume=tuple(f"{k}={min(counts[ID[k]], MOST_ML):.4g}" for k in KEYS if counts[ID[k]] > 0),
     )  # fmt: skip
 
@@ -186,7 +190,8 @@ def decode(vector: Tensor, scales: Scales) -> Conditions:
     return Conditions(
         sex=None if sex is None else "M" if float(sex) > 0 else "F", contrast=None if contrast is None else CONTRASTS[int(contrast.argmax())],
         phase=None if phase is None else min(max((float(phase) + 1.0) / 2.0, 0.0), 1.0), metal=None if metal is None else bool(float(metal) > 0),
-        location_mm=None if location is None else float(location) * LOCATION_MM, volume=tuple(f"{k}={v:.4g}" for k, v in volumes.items()),
+        location_mm=None if location is None else min(max(float(location) * LOCATION_MM, -MOST_MM), MOST_MM),
+        volume=tuple(f"{k}={v:.4g}" for k, v in volumes.items()),
     )  # fmt: skip
 
 
@@ -225,6 +230,12 @@ def donor(asked: Conditions, training: Tensor, scales: Scales, index: int, gener
     return int(suited[index % len(suited)])
 
 
+def learned(training: Tensor) -> Tensor:
+    """Which entries (`WIDTH`,) of a vector any of the training cases (N, `WIDTH`) knows, as ones: of others a network has seen nothing but zeros."""
+    flags = (training[:, VALUES:] > 0.5).any(0).to(training)
+    return torch.cat([flags[_group_of_value], flags])
+
+
 def location_sd(vectors: Tensor) -> float:
     """SD in mm of the location between the views of a case, over vectors (views, N, `WIDTH`): what moving the field of view adds."""
     value, flag = PLACED
@@ -244,12 +255,12 @@ def complete(
     asked: Conditions, training: Tensor, scales: Scales, index: int, generator: torch.Generator, spread: float = VOLUME_SPREAD,
     among: Tensor | None = None, location_sd_mm: float = 0.0,
 ) -> Conditions:  # fmt: skip
-    """Fill in what `asked` leaves open, as in the training cases: those of one case (a donor) with other volumes near its own.
+    """Fill in what `asked` leaves open, as in the training cases: those of one case (a donor) with other volumes and a location near its own.
 
-    The donor is one that fulfills what is asked of sex, contrast and metal, where there is one, and lies near the phase, location and volumes
-    asked for. With nothing of these asked, the donors take turns by `index`, so that a set of pairs is as varied as the cohort. Volumes then
-    move by a smoothed bootstrap that keeps their mean m and SD s (Silverman 1986, section 6.4): ``m + (z - m + h s e) / sqrt(1 + h^2)``,
-    h = `spread`.
+    The donor is one that fulfills what is asked of sex, contrast and metal, where there is one, and lies near the phase and volumes asked for.
+    With nothing of these asked, the donors take turns by `index`, so that a set of pairs is as varied as the cohort. Volumes then move by a
+    smoothed bootstrap that keeps their mean m and SD s (Silverman 1986, section 6.4): ``m + (z - m + h s e) / sqrt(1 + h^2)``, h = `spread`.
+    Where the location asked for lies more than `APART_MM` from the donor's, they stay open: other parts are cut off there.
 
     Args:
         asked: what is asked for; stays as it is.
@@ -266,8 +277,11 @@ def complete(
     """
     if not len(training):
         raise InputError("this model keeps no conditions of its training cases: ask for all, or take --no-complete")
-    drawn = training[donor(asked, training, scales, index, generator)].clone()
+    # The location belongs to the view, not to the patient: every patient can be looked at from there.
+    drawn = training[donor(replace(asked, location_mm=None), training, scales, index, generator)].clone()
     noise = torch.randn(len(KEYS), generator=generator)
+    if asked.location_mm is not None and abs(asked.location_mm - float(drawn[PLACED[0]]) * LOCATION_MM) > APART_MM:
+        drawn[WIDTH - len(KEYS) :] = 0.0
     drawn[PLACED[0]] += location_sd_mm / LOCATION_MM * float(torch.randn((), generator=generator)) * drawn[PLACED[1]]
     # Views have set the unit (`scales`): of the cases alone the SD is another.
     mean, _ = _volume_moments(training)

@@ -8,16 +8,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from auricle.core.anatomy import ID, LABEL_COUNT
-from auricle.data.augment import growth
+from auricle.data.augment import border_moves
 from auricle.data.labelcode import decode_label
 
 ROUNDS = 16
 """Moves of the borders, each measured on the map that the one before left."""
 MOST_MM = 2.0
-"""Farthest that a border moves in a round: the displacement does not fold."""
+"""Farthest that a structure moves its border in a round: the displacement does not fold."""
 NEAR = 0.01
 """Relative error of a volume that is left alone."""
-_RELAXATION = 0.6
+_FACE_TO_MOVE = 0.6
 """Faces of voxels have 1.5 times the area of a smooth border (on average over its directions), and a move comes out at about nine tenths."""
 
 
@@ -25,10 +25,11 @@ def fit_volumes(image: Tensor, channels: Tensor, volumes_ml: Mapping[str, float]
     """A decoded pair, warped so that its structures come near `volumes_ml`.
 
     Where a network is unsure small structures come out too small. Their borders are moved by a smooth displacement (`augment.growth`), in image
-    and label map alike, so that the label stays true to the image. A structure without a single voxel stays absent.
+    and label map alike, so that the label stays true to the image. A structure without a single voxel stays absent. Nothing bounds the way to a
+    volume that is far off but the number of rounds.
 
     Args:
-        image: (X, Y, Z).
+        image: (X, Y, Z), in any unit; on the CPU, as `channels` are.
         channels: what the label head gives, (C, X, Y, Z): nine logits or packed channels.
         volumes_ml: structure key to volume in mL; the borders of others move only as their neighbors' do.
         spacing: voxel size in mm.
@@ -36,6 +37,8 @@ def fit_volumes(image: Tensor, channels: Tensor, volumes_ml: Mapping[str, float]
     Returns:
         Image and channels, warped; as they are where nothing has to move.
     """
+    if not volumes_ml:
+        return image, channels
     still = F.affine_grid(torch.eye(3, 4)[None], [1, 1, *image.shape], align_corners=True)
     at, warped = still, channels
     for _ in range(ROUNDS):
@@ -43,7 +46,7 @@ def fit_volumes(image: Tensor, channels: Tensor, volumes_ml: Mapping[str, float]
         moves = _moves(label, volumes_ml, spacing)
         if not any(moves):
             break
-        step = still + growth(moves, label, still, spacing)
+        step = still + border_moves(moves, label, still, spacing)
         # The moves of all rounds are composed, so that image and channels are interpolated once.
         at = _sample(at[0].movedim(-1, 0), step).movedim(0, -1)[None]
         warped = _sample(channels, at)
@@ -51,7 +54,10 @@ def fit_volumes(image: Tensor, channels: Tensor, volumes_ml: Mapping[str, float]
 
 
 def _moves(label: Tensor, volumes_ml: Mapping[str, float], spacing: tuple[float, float, float]) -> tuple[float, ...]:
-    """How far the border of every label should move outward, in mm: the volume that lacks over the area of the border."""
+    """How far the border of every label should move outward, nine numbers in mm: the volume that lacks over the area of the border.
+
+    `label` is (X, Y, Z).
+    """
     volume = torch.bincount(label.flatten().long(), minlength=LABEL_COUNT) * math.prod(spacing)
     area = torch.zeros(LABEL_COUNT)
     for axis in range(3):
@@ -63,8 +69,8 @@ def _moves(label: Tensor, volumes_ml: Mapping[str, float], spacing: tuple[float,
     for key, ml in volumes_ml.items():
         k = ID[key]
         lacks = 1000.0 * ml - float(volume[k])
-        if volume[k] > 0 and abs(lacks) > NEAR * 1000.0 * ml:
-            moves[k] = min(max(lacks / (_RELAXATION * float(area[k])), -MOST_MM), MOST_MM)
+        if area[k] > 0 and abs(lacks) > NEAR * 1000.0 * ml:
+            moves[k] = min(max(lacks / (_FACE_TO_MOVE * float(area[k])), -MOST_MM), MOST_MM)
     return tuple(moves)
 
 

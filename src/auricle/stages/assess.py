@@ -29,10 +29,10 @@ Flat = dict[str, Any]
 PLANTED = 60
 """Copies planted to test the audit."""
 PLANT = AugmentConfig(
-    location_crop_probability=1.0, shift_mm=8.0, rotation_degrees=4.0, scale=0.06, boost_probability=0.5,
+    location_crop_probability=1.0, shift_mm=8.0, rotation_degrees=4.0, scale=0.06, growth_mm=1.5, timing=0.2, boost_probability=0.5,
     intensity=IntensityConfig(noise_hu=20.0, blur_probability=0.5),
 )
-"""How a planted copy is disguised: as views are in training, and with noise, contrast and sharpness changed on top."""
+"""How a planted copy is disguised: as views are in training, as generation warps pairs to volumes and timings, and with other noise and sharpness."""
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,8 @@ class DiffusionStage:
     def __post_init__(self) -> None:
         if self.views < 1 or self.least_latents < 0:
             raise ValueError(f"--views must be at least 1 and --least-latents not negative, not {self.views} and {self.least_latents}")
-
-        if not 0 <= self.focus <= 1:
-            raise ValueError(f"--focus must lie in 0..1, is {self.focus}")
+        if not 0 <= self.focus < 1:
+            raise ValueError(f"--focus must lie in 0..1, below 1, is {self.focus}")
 
     def views_of(self, pairs: int) -> int:
         """Views of each of so many training pairs."""
@@ -161,7 +160,7 @@ class LatentModel:
     def denoise(self, asked: Sequence[Conditions], guidance: float = 1.0) -> Denoise:
         """Denoiser of whitened latents, one condition each; `guidance` as in `diffusion.guidance.guided`."""
         device = next(self.network.parameters()).device
-        known = torch.stack([conditions.encode(c, self.scales) for c in asked]).to(device)
+        known = (torch.stack([conditions.encode(c, self.scales) for c in asked]) * conditions.learned(self.training)).to(device)
         scheme = parameterization(self.parameterization)
         exact = guided(
             denoiser(lambda x, time: self.network(x, time, known), scheme), denoiser(lambda x, time: self.network(x, time), scheme), guidance
@@ -233,8 +232,10 @@ def place_weights(shares: Tensor, focus: float) -> Tensor:
         return torch.ones(shares.shape[1:])
     each = inside / inside.mean((1, 2, 3), keepdim=True)
     blurred = F.avg_pool3d(each.mean(0)[None], 3, stride=1, padding=1, count_include_pad=False)[0]
-    weight = ((1 - focus) + focus * blurred / blurred.mean()).clamp(max=MOST_WEIGHT)
-    return weight / weight.mean()
+    weight = (1 - focus) + focus * blurred / blurred.mean()
+    for _ in range(10):  # what is cut off goes to all other places
+        weight = (weight / weight.mean()).clamp(max=MOST_WEIGHT)
+    return weight
 
 
 def _cached_latents(
@@ -251,11 +252,15 @@ def _cached_latents(
     met: dict[str, list[Conditions]] = {}
     for split, pairs, views in (("train", train, config.views_of(len(train))), ("validation", held_out, 1)):
         rows = [(i, v) for v in range(views) for i in range(len(pairs))]
-        encoded = [_encode(encoder, pairs, i, v, config) for i, v in progress.track(rows, f"encode {split}", len(rows))]
+        encoded, shares = [], torch.zeros(())
+        for i, v in progress.track(rows, f"encode {split}", len(rows)):
+            mean, std, case, share = _encode(encoder, pairs, i, v, config)
+            encoded.append((mean, std, case))
+            shares = shares + share
         latents[f"{split}_mean"], latents[f"{split}_std"] = torch.cat([e[0] for e in encoded]), torch.cat([e[1] for e in encoded])
         met[split] = [e[2] for e in encoded]
         if split == "train":
-            latents["train_shares"] = sum((e[3] for e in encoded[1:]), encoded[0][3]) / len(encoded)
+            latents["train_shares"] = shares / len(rows)
     scales = conditions.volume_scales(met["train"])
     for split, cases in met.items():
         latents[f"{split}_conditions"] = torch.stack([conditions.encode(c, scales) for c in cases])

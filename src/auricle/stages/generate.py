@@ -1,6 +1,5 @@
 """Stage 4: generate pairs of image and label map, as asked for, and keep those that pass the gate."""
 
-import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,11 +58,13 @@ class GenerateStage:
     conditions: Annotated[Conditions, tyro.conf.arg(name="")] = field(default_factory=Conditions)
     """What is asked for."""
     complete: bool = True
-    """Take what is not asked for from the training cases' distribution, one case's conditions with volumes near its own; else the model is free."""
+    """Take what is not asked for from the training cases' distribution: one case's conditions, with volumes and a location near its own; else the
+    model is free."""
     guidance: float = 1.0
     """Weight of classifier-free guidance: 1 follows the conditions, more exaggerates them and evaluates the network twice a step."""
     fit_volumes: bool = True
-    """Warp each pair, image and label map together, so that its structures come near the volumes asked for."""
+    """Warp each pair, image and label map together, so that its structures come near the volumes asked for. It stops at a threshold: rounding, as by
+    another batch size or in tiles, may then move a border a little."""
     sampler: SamplerName = "dpmpp"
     """How the noise is removed; ddpm is the paper's, with its 1000 steps."""
     steps: int = 20
@@ -144,8 +145,8 @@ class Maker:
             return c.conditions
         generator = torch_generator(c.seed, "conditions", index)
         if self.views is None:
-            moved = self.model.location_sd_mm
-            return conditions.complete(c.conditions, self.model.training, self.model.scales, index, generator, location_sd_mm=moved)
+            sd = self.model.location_sd_mm
+            return conditions.complete(c.conditions, self.model.training, self.model.scales, index, generator, location_sd_mm=sd)
         own = self.views.conditions[self.start(index)][None]
         spread = conditions.VOLUME_SPREAD * c.variation
         return conditions.complete(c.conditions, own, self.model.scales, index, generator, spread, self.model.training)
@@ -173,13 +174,13 @@ class Maker:
     def _finish(self, index: int, asked: Conditions, latent: Tensor) -> Candidate:
         c, spacing = self.config, self.grid.spacing
         decoded = decode(self.decoder, latent, spacing, c.tile, asked.volumes_ml() if c.fit_volumes else None)
-        label = decoded.label
-        image = timing.obey(decoded.image, label, spacing, asked.contrast, self.timings, c.seed, index)
+        image, label = decoded.image, decoded.label
         specks = anatomy.speck_share(label, float(np.prod(spacing)) / 1000.0)
         verdict = gate.judge(label, spacing, mend=c.gate)
         before = {}
         if index % MEASURED_EVERY == 0:
             before = {k: t.sd_hu for k, t in texture.textures(image, label, spacing).items() if t is not None}
+        image = timing.obey(image, label, spacing, asked.contrast, self.timings, c.seed, index)
         wanted = verdict.passed or not c.gate or self.restore_all
         refined = None
         if wanted and self.refiner is not None:
@@ -237,8 +238,7 @@ def load(config: GenerateStage) -> Maker:
     audit = gate.audit(config.cohort) if config.cohort is not None and config.gate else None
     levels(config, model.parameterization)  # what cannot be sampled is said before anything is written
     views = diffusion_stage.views(config.diffusion) if config.variation < 1 else None
-    contrasts = [conditions.decode(row, model.scales).contrast for row in model.training]
-    timings = timing.learn(contrasts, [None if math.isnan(left) else (left, right) for left, right in model.ventricles_hu.tolist()])
+    timings = timing.learn([conditions.decode(row, model.scales).contrast for row in model.training], model.ventricles_hu.tolist())
     return Maker(config, decoder, model, grid, grains, trained, audit, timings, views)
 
 

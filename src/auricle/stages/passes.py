@@ -100,7 +100,7 @@ def decoding(shape: AutoencoderConfig, size: Triple, tile: int | None) -> Cost:
 
 def denoiser(shape: DenoiserConfig, channels: int) -> Denoiser:
     """The denoiser of latents of so many channels, as the stages build it."""
-    return Denoiser(shape, channels, conditions.WIDTH)
+    return Denoiser(shape, channels, conditions.WIDTH, conditions.PLACED)
 
 
 @functools.lru_cache(maxsize=64)

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from auricle.core import progress
 from auricle.core.config import from_json
@@ -28,7 +30,7 @@ from auricle.diffusion.noise import flow_sigmas
 from auricle.diffusion.parameterization import Flow, denoiser, denoising_loss
 from auricle.diffusion.samplers import dpmpp
 from auricle.models.autoencoder import Autoencoder
-from auricle.models.refiner import Refiner, RefinerConfig, context
+from auricle.models.refiner import KNOWN_WIDTH, Refiner, RefinerConfig, context
 from auricle.stages import autoencoder as autoencoder_stage
 from auricle.stages.pairs import Pairs, Triple, cohort_pairs
 from auricle.stages.weights import for_inference, load_state, read_model, save_model
@@ -42,8 +44,8 @@ STEPS = 8
 """Evaluations of the network for one image."""
 LOW = (0.05,)
 """The last noise level: straight from 0.14 to zero, a third of a quiet scan's noise would be lost."""
-UNSAID = 0.2
-"""Share of the training in which the refiner is not told about metal."""
+PEAKS = 0.9999
+"""Quantile of a scan's peaks over its decoded image that a refined one may reach."""
 SCHEME = Flow(location=0.0, scale=1.4, high=0.0)
 """A residual is mostly noise, decided voxel by voxel: half of the training lies below a noise level of one."""
 
@@ -60,6 +62,8 @@ class RefinerStage:
     """Shape of the network."""
     patch: Triple = (40, 40, 32)
     """Voxels of the training patches, multiples of four; a grid that is smaller is taken whole."""
+    unsaid: float = 0.2
+    """Share of the training in which the refiner is not told whether there is metal, so that a user need not say it either."""
     fit: FitConfig = field(default_factory=lambda: FitConfig(steps=1000, batch_size=4, ema_decay=0.99, validate_every=250))
     """Length and speed of the training."""
     hardware: Hardware = field(default_factory=Hardware)
@@ -70,6 +74,8 @@ class RefinerStage:
     def __post_init__(self) -> None:
         if any(n < 1 or n % self.network.multiple for n in self.patch):
             raise ValueError(f"--patch must be multiples of {self.network.multiple}, not {self.patch}")
+        if not 0 <= self.unsaid <= 1:
+            raise ValueError(f"--unsaid must lie in 0..1, is {self.unsaid}")
 
 
 def run(config: RefinerStage, out: Path) -> Path:
@@ -96,8 +102,7 @@ def run(config: RefinerStage, out: Path) -> Path:
         boxes = [_box(train.grid.size, config.patch, generator) for _ in indices]
         parts = [_patch(sets[split], decoded[split], i, b) for i, b in zip(indices, boxes, strict=True)]
         image, before, label = (torch.stack(p).to(device) for p in zip(*parts, strict=True))
-        # Now and then nobody says whether there is metal, so that a user need not.
-        said = torch.rand(len(indices), 1, generator=generator) > UNSAID
+        said = torch.rand(len(indices), 1, generator=generator) >= config.unsaid
         told, known = context(before, label), torch.cat([grains[split][indices], metal[split][indices] * said], dim=1).to(device)
         residual = ((image - before) * (CLIP_HU / KNEE_HU)).asinh()
         noise = torch.randn(residual.shape, generator=generator).to(device)
@@ -112,9 +117,13 @@ def run(config: RefinerStage, out: Path) -> Path:
     plan = Plan(len(train), lambda net, i, g: {"loss": terms(net, "train", i, g)}, validate, "loss", "min")
     facts = fit(this, network, plan, config.fit, config.hardware, config.seed, "refiner")
     save_model(this, network, {
-        "network": config.network, "grid": train.grid, "autoencoder_sha256": read_json(config.autoencoder / "model.json")["sha256"],
+        "network": config.network, "known": KNOWN_WIDTH, "grid": train.grid,
+        "autoencoder_sha256": read_json(config.autoencoder / "model.json")["sha256"],
         "training": facts,
-    }, {"grains": grains["train"]})  # fmt: skip
+    }, {
+        "grains": grains["train"], "metal": metal["train"],
+        "peaks_hu": torch.tensor([peaks(train.hu(i)[0], files) for i, files in enumerate(decoded["train"])]),
+    })  # fmt: skip
     this.finish(**facts)
     return out
 
@@ -126,6 +135,10 @@ class Trained:
     network: Refiner
     grains: Tensor
     """(training cases, 2), what `grain` gives."""
+    metal: Tensor
+    """(training cases, 1), what `metal_flags` gives."""
+    peaks_hu: Tensor
+    """(training cases, 2), what `peaks` gives."""
 
     @torch.no_grad()
     def refine(
@@ -133,18 +146,28 @@ class Trained:
     ) -> NDArray[np.float32]:  # fmt: skip
         """A decoded `image` (HU) with a residual that is drawn from `seed` and `index`; clipped to the HU range that networks see.
 
-        It is as noisy as the training scan at rank `loudness`, from 0 for the quietest to 1 for the loudest, and shows `metal` or none.
+        It is as noisy as the training scan at rank `loudness`, from 0 for the quietest to 1 for the loudest, and shows `metal` or none, or either
+        where that is None. Nothing in it stands out more than in training scans with metal, or without where there is to be none.
         """
         device = next(self.network.parameters()).device
         before = torch.from_numpy(to_network(np.asarray(image, np.float32)))[None, None].to(device)
         told = context(before, torch.from_numpy(label)[None].to(device))
         order = self.grains[:, 0].argsort()
-        known = torch.cat([self.grains[order[[round(loudness * (len(order) - 1))]]], metal_flags([metal])], dim=1).to(device)
+        known = torch.cat([self.grains[order[[round(loudness * (len(order) - 1))]]], metal_flags([metal]) * self.metal.any()], dim=1).to(device)
         sigmas = flow_sigmas(STEPS, low=LOW)
         noise = torch.randn(before.shape, generator=torch_generator(seed, "refine", index)).to(device)
         denoise = denoiser(lambda x, time: self.network(x, time, told, known), SCHEME)
         residual = dpmpp(denoise, noise * sigmas[0].float(), sigmas).sinh() * (KNEE_HU / CLIP_HU)
-        return np.asarray(to_hu((before + residual).clamp(-1, 1)[0, 0].float().cpu().numpy()), np.float32)
+        refined = torch.minimum(before + residual, self._limit(before, metal)).clamp(-1, 1)
+        return np.asarray(to_hu(refined[0, 0].float().cpu().numpy()), np.float32)
+
+    def _limit(self, before: Tensor, metal: bool | None) -> Tensor:
+        """What no voxel may exceed, in network units: the brightest of the 27 decoded ones around it, and on top what training scans show."""
+        alike = self.metal[:, 0] == (-1.0 if metal is False else 1.0)
+        over, brightest = (self.peaks_hu[alike] if alike.any() else self.peaks_hu).median(0).values / CLIP_HU
+        near = F.max_pool3d(before, 3, stride=1, padding=1)
+        # A residual of hundreds of HU is learned in a compressed unit: drawn a little too large, it would be metal.
+        return torch.maximum(near, (near + over).clamp(max=float(brightest)))
 
 
 def load(folder: Path, autoencoder: Path) -> Trained:
@@ -152,9 +175,11 @@ def load(folder: Path, autoencoder: Path) -> Trained:
     facts, state, extra = read_model(folder, "refiner")
     if facts["autoencoder_sha256"] != read_json(autoencoder / "model.json")["sha256"]:
         raise InputError(f"{folder} was trained on images of another autoencoder than {autoencoder}")
+    if facts.get("known") != KNOWN_WIDTH:
+        raise InputError(f"{folder} was trained by an earlier version: train it again")
     network = Refiner(from_json(RefinerConfig, facts["network"]))
     load_state(network, state, folder)
-    return Trained(for_inference(network), extra["grains"])
+    return Trained(for_inference(network), extra["grains"], extra["metal"], extra["peaks_hu"])
 
 
 def metal_flags(metal: Sequence[bool | None]) -> Tensor:
@@ -173,6 +198,13 @@ def grain(image: NDArray[Any], label: NDArray[np.uint8], decoded: NDArray[Any]) 
     image = np.clip(np.asarray(image, np.float32), -CLIP_HU, CLIP_HU)
     sizes = np.abs(image - decoded)[inside], np.abs(np.diff(image, axis=0))[inside[1:] & inside[:-1]]
     return torch.tensor([float(np.log(1.4826 * max(np.median(s), 0.1) / NOISE_HU)) if s.size else 0.0 for s in sizes])
+
+
+def peaks(image: NDArray[Any], decoded: NDArray[Any]) -> tuple[float, float]:
+    """How far a scan (HU) rises over the brightest of the 27 decoded voxels around, at its `PEAKS` quantile, and its brightest voxel; in HU."""
+    clipped = np.clip(np.asarray(image, np.float32), -CLIP_HU, CLIP_HU)
+    over = clipped - ndimage.maximum_filter(np.asarray(decoded, np.float32), 3)
+    return float(np.quantile(over, PEAKS)), float(clipped.max())
 
 
 def _decoded(folder: Path, config: RefinerStage, pairs: Pairs, name: str) -> list[NDArray[np.int16]]:
