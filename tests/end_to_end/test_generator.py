@@ -161,7 +161,7 @@ def test_what_is_asked_for_reaches_the_record_and_the_network(run: Path, tmp_pat
 def test_tiles_and_guidance(run: Path, tmp_path: Path) -> None:
     images = {}
     for name, changes in {"whole": {}, "tiles": {"tile": 3}, "guided": {"guidance": 200.0}}.items():
-        out = generate.run(stage(run, gate=False, restore=False, count=1, **changes), tmp_path / name)
+        out = generate.run(stage(run, gate=False, restore=False, fit_volumes=False, count=1, **changes), tmp_path / name)
         images[name] = read_nifti(out / "images" / "generated-3-0000.nii.gz")[0].astype(int)
     assert np.abs(images["whole"] - images["tiles"]).max() <= 1
     assert np.abs(images["whole"] - images["guided"]).max() > 1
@@ -218,6 +218,51 @@ def test_the_decoders_confidence_says_where_a_label_was_moved(run: Path, tmp_pat
     with pytest.raises(InputError, match="its pairs have no confidence"):
         generated_pairs(plain, 0.5)
     assert len(generated_pairs(plain)) == 1
+
+
+def test_fitting_warps_image_and_label_map_together(run: Path, tmp_path: Path) -> None:
+    plain, fitted = (generate.run(stage(run, gate=False, restore=False, count=1, fit_volumes=fit), tmp_path / str(fit)) for fit in (False, True))
+    name = "generated-3-0000.nii.gz"
+    for folder in ("images", "labels"):
+        assert not np.array_equal(*(read_nifti(f / folder / name)[0] for f in (plain, fitted)))
+    before, after = (read_json(f / "pairs.json")["pairs"][0] for f in (plain, fitted))
+    asked = before["requested"]["volumes_ml"]
+    assert after["requested"] == before["requested"]
+    assert after["decoded_volumes_ml"] == before["decoded_volumes_ml"] == before["volumes_ml"]
+    there = [k for k in asked if before["volumes_ml"][k] > 0]
+    assert there
+    far, near = (sum(abs(np.log(r["volumes_ml"][k] / asked[k])) for k in there if r["volumes_ml"][k]) for r in (before, after))
+    assert near < 0.9 * far  # an untrained network draws crumbs, far from any heart
+
+
+def test_what_a_pair_was_asked_to_show_reaches_timing_and_refiner(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def obey(image: Any, label: Any, spacing: Any, asked: Any, known: Any, seed: int, index: int) -> Any:
+        seen.append(asked)
+        return image if index else image + 100.0
+
+    def refine(self: refiner.Trained, image: Any, label: Any, loudness: float, metal: bool | None, seed: int, index: int) -> Any:
+        seen.append((metal, float(image.mean())))
+        return image
+
+    monkeypatch.setattr(generate.timing, "obey", obey)
+    monkeypatch.setattr(refiner.Trained, "refine", refine)
+    asked = Conditions(contrast="none", metal=True)
+    maker = generate.load(stage(run, gate=False, refiner=run / "refiner", conditions=asked))
+    made = maker.make([0, 1])
+    assert seen[0] == seen[2] == "none"
+    assert seen[1][0] is seen[3][0] is True
+    assert [c.retimed for c in made] == [True, False]
+    assert generate.describe(made[0], maker)["retimed"]
+
+
+def test_pairs_lie_as_far_apart_as_the_views_of_training(run: Path) -> None:
+    maker = generate.load(stage(run))
+    assert maker.model.location_sd_mm > 0.5
+    still = replace(maker, model=replace(maker.model, location_sd_mm=0.0))
+    moved, own = ([m.requested(i).location_mm for i in range(40)] for m in (maker, still))
+    assert np.std(np.subtract(moved, own)) == pytest.approx(maker.model.location_sd_mm, rel=0.3)
 
 
 def test_a_start_fulfills_what_is_asked_for(run: Path) -> None:
@@ -338,6 +383,16 @@ def test_a_refiner_is_used_where_there_is_one_and_restoration_is_on(run: Path, t
         images[name] = read_nifti(folder / "images" / "generated-3-0000.nii.gz")[0]
     assert np.array_equal(images["off"], images["plain"])
     assert not np.array_equal(images["refined"], images["plain"])
+
+
+def test_a_refiner_of_an_earlier_version_is_refused(run: Path, tmp_path: Path) -> None:
+    old = tmp_path / "refiner"
+    shutil.copytree(run / "refiner", old)
+    facts = read_json(old / "model.json")
+    facts.pop("known")
+    write_json(old / "model.json", facts)
+    with pytest.raises(InputError, match="train it again"):
+        refiner.load(old, run / "autoencoder")
 
 
 def test_a_killed_refiner_resumes_to_the_same_weights(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,3 +33,18 @@ def test_metal_that_no_training_case_tells_apart_is_not_measured() -> None:
         made = surveyed([{"metal": True}, {"metal": False}], [None, None], [900.0, 0.0])
         found = requested(asked_of(made), made, real, real)
         assert found["metal_obeyed_share"] == (1.0 if known else None)
+
+
+def test_volumes_and_timings_are_told_as_decoded_too() -> None:
+    volumes = [dict.fromkeys(KEYS, v) for v in (8.0, 10.0, 12.0, 15.0)]
+    new = Surveyed([f"g{i}" for i in range(4)], volumes, [], {}, np.empty((4, 0), np.float32), [None] * 4, [0.0] * 4, [], [0.0] * 4)
+    pairs = [{"requested": {"volumes_ml": v}, "decoded_volumes_ml": dict.fromkeys(KEYS, -v["LV"]), "retimed": i == 0} for i, v in enumerate(volumes)]
+    real = surveyed([], [], [])
+    found = requested({"pairs": pairs}, new, real, real)
+    assert found["volume_r"] == found["volume_r_LAA"] == 1.0
+    assert found["volume_r_decoded"] == found["volume_r_decoded_LAA"] == -1.0
+    assert found["contrast_retimed_share"] == 0.25
+    # Pairs of an earlier version have neither.
+    earlier = requested({"pairs": [{"requested": p["requested"]} for p in pairs]}, new, real, real)
+    assert earlier["volume_r"] == 1.0
+    assert earlier["volume_r_decoded"] is earlier["contrast_retimed_share"] is None

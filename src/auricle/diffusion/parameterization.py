@@ -44,7 +44,7 @@ class Flow:
     """Rectified flow (Liu et al. 2023): ``x_t = (1 - t) x0 + t noise``, the network gives ``noise - x0``; logit-normal times (Esser et al. 2024).
 
     Neighboring voxels of a latent say much the same, so anatomy is decided where the noise is several times the signal: a location of 1.1
-    (a shift of three, Esser et al. 2024, section 5.3.2) puts a sixth of the training above sigma 9, where a location of 0 puts a hundredth.
+    (a shift of three, Esser et al. 2024, section 5.3.2) puts a sixth of its draws above sigma 9, where a location of 0 puts a hundredth.
     What a whole heart shares, where it lies and how large it is, is decided higher still: a share `high` is drawn evenly in log sigma from `HIGH`.
     """
 

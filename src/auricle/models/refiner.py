@@ -2,7 +2,7 @@
 
 It takes the eight voxels of a 2 x 2 x 2 block as channels, so that its widest layers run on an eighth of the voxels, and normalizes every block
 by itself, so that it is trained on patches and used on whole volumes. Such a norm forgets how loud a block is; the output therefore also sees the
-noisy residual itself, times a gain that follows from noise level and grain, and the sum of the residual blocks as it is.
+noisy residual itself, times a gain that follows from the noise level and what is known of the scan, and the sum of the residual blocks as it is.
 """
 
 from dataclasses import dataclass

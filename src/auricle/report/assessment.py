@@ -195,7 +195,7 @@ def _gate(run: RunFolder, flat: Flat) -> list[str]:
     if not rows:
         return [*parts, "No candidate shows a fault."]
     lead = f"Faults by frequency, of {words.plural(candidates, 'candidate')} (one may show several):"
-    return [*parts, lead, _table(("fault", "as decoded", "after repair"), rows)]
+    return [*parts, lead, _table(("fault", "before repair", "after repair"), rows)]
 
 
 def _volumes(flat: Flat, measures: Measures) -> list[str]:
@@ -207,12 +207,15 @@ def _volumes(flat: Flat, measures: Measures) -> list[str]:
 
 
 def _requested(flat: Flat) -> list[str]:
-    correlations = [(m.name, _text(flat, k), m.goal, m.verdict(flat.get(k))) for k, m in goals.CORRELATIONS.items()]
+    correlations = []
+    for k, m in goals.CORRELATIONS.items():
+        before = k.replace("volume_r", "volume_r_decoded")
+        correlations.append((m.name, _text(flat, before) if before in goals.DECODED else words.NONE, _text(flat, k), m.goal, m.verdict(flat.get(k))))
     obeyed = [(m.name, _text(flat, k), m.goal, m.verdict(flat.get(k)), MEASURES[k].text(flat.get(f"{k}_real")), m.meaning)
               for k, m in goals.OBEYED.items()]  # fmt: skip
     return [
-        "Correlation r of what was asked for with what came out (1: obeyed to the last):",
-        _table(("measure", "r", "goal", "result"), correlations),
+        "Correlation r of what was asked for with what came out (1: obeyed to the last), before pairs are warped to the volumes asked for and after:",
+        _table(("measure", "r, decoded", "r", "goal", "result"), correlations),
         "Contrast and metal, read off the image by rules learned from training cases; test cases show how good these rules are:",
         _table(("measure", "generated", "goal", "result", "test cases", "meaning"), obeyed),
     ]

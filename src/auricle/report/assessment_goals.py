@@ -61,12 +61,12 @@ IMAGES = {
     "image_ssim": Measure("SSIM", "local similarity; 1 is perfect"),
 }
 GATE = {
-    "gate_pass_share": Measure("candidates without fault as decoded", "anatomy passes before any repair", low=0.9, digits=1, unit="%"),
+    "gate_pass_share": Measure("candidates without fault before repair", "anatomy passes before any repair", low=0.9, digits=1, unit="%"),
     "gate_pass_share_repaired": Measure("without fault after repair", "anatomy passes once small faults are mended", digits=1, unit="%"),
     "gate_kept_share": Measure("without fault and no copy", "what is good to use", digits=1, unit="%"),
     "complete_share": Measure("kept pairs with all eight structures", "the others lack one", digits=1, unit="%"),
     "speck_share": Measure("specks in kept pairs", "labeled voxels in crumbs below 0.1 mL", high=0.0002, unit="%"),
-    "speck_share_before_repair": Measure("the same before repair", "as they were decoded", unit="%"),
+    "speck_share_before_repair": Measure("the same before repair", unit="%"),
 }
 VOLUMES = {
     f"volume_{what}_ratio_{k}": Measure(f"{name} of {k}'s volume, generated over training", low=low, high=high, digits=2)
@@ -77,8 +77,11 @@ CORRELATIONS = {
     **{f"volume_r_{s.key}": Measure(f"r of the {s.name}'s volume ({s.key})", low=0.9) for s in STRUCTURES},
     "location_r": Measure("r of the location", low=0.9),
 }
+DECODED = {k.replace("volume_r", "volume_r_decoded"): Measure(m.name) for k, m in CORRELATIONS.items() if k.startswith("volume_r")}
+"""The same before pairs are warped to the volumes asked for."""
 OBEYED = {
     "contrast_obeyed_share": Measure("contrast timing obeyed", "HU of both ventricles in the timing's range", low=0.95, digits=1, unit="%"),
+    "contrast_retimed_share": Measure("put in after decoding", "the network had drawn another timing", digits=1, unit="%"),
     "metal_obeyed_share": Measure("metal obeyed", "metal seen where asked for, and only there", low=0.95, digits=1, unit="%"),
     "metal_sensitivity": Measure("metal seen where asked for", "sensitivity", digits=1, unit="%"),
     "metal_specificity": Measure("no metal seen where none was asked for", "specificity", digits=1, unit="%"),
@@ -101,5 +104,5 @@ MEMORY = {
     "audit_false_alarm_share": Measure("false alarms", "test cases that the audit calls copies", high=0.01, digits=1, unit="%"),
     "copy_threshold": Measure("threshold", "score above which a pair is a copy"),
 }
-MEASURES = LABELS | IMAGES | GATE | VOLUMES | CORRELATIONS | OBEYED | TEXTURE | DISTRIBUTION | MEMORY
+MEASURES = LABELS | IMAGES | GATE | VOLUMES | CORRELATIONS | DECODED | OBEYED | TEXTURE | DISTRIBUTION | MEMORY
 """Every number of ``assessment.json`` that is judged or shown with a unit, by its key."""

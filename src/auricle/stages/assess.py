@@ -159,15 +159,17 @@ def requested(table: Mapping[str, Any], new: Surveyed, real: Surveyed, unseen: S
     """What was asked for against what came out; the same rules on real test cases show what they can tell."""
     asked = [p["requested"] for p in table["pairs"]]
     flat: Flat = {}
-    both = [(a.get("volumes_ml", {}), v) for a, v in zip(asked, new.volumes, strict=True)]
-    rs = {k: _correlation([(a[k], v[k]) for a, v in both if k in a]) for k in KEYS}
-    known = [r for r in rs.values() if r is not None]
-    flat["volume_r"] = float(np.mean(known)) if known else None
-    flat |= {f"volume_r_{k}": r for k, r in rs.items()}
+    for name, volumes_ml in (("", new.volumes), ("_decoded", [p.get("decoded_volumes_ml", {}) for p in table["pairs"]])):
+        both = [(a.get("volumes_ml", {}), v) for a, v in zip(asked, volumes_ml, strict=True)]
+        rs = {k: _correlation([(a[k], v[k]) for a, v in both if k in a and k in v]) for k in KEYS}
+        known = [r for r in rs.values() if r is not None]
+        flat[f"volume_r{name}"] = float(np.mean(known)) if known else None
+        flat |= {f"volume_r{name}_{k}": r for k, r in rs.items()}
     places = zip((a.get("location_mm") for a in asked), new.location_mm, strict=True)
     flat["location_r"] = _correlation([(a, b) for a, b in places if a is not None and b is not None])
     timed = [(a["contrast"], h) for a, h in zip(real.attributes, real.chamber_hu, strict=True) if a.get("contrast") and h is not None]
     ranges = obedience.timing_ranges([t for t, _ in timed], [h for _, h in timed])
+    flat["contrast_retimed_share"] = _share([p["retimed"] for p in table["pairs"] if "retimed" in p])
     metal = [(m, bool(a["metal"])) for a, m in zip(real.attributes, real.metal, strict=True) if a.get("metal") is not None]
     threshold = obedience.metal_threshold([m for m, _ in metal], [t for _, t in metal])
     for name, wanted, seen in (("", asked, new), ("_real", unseen.attributes, unseen)):

@@ -29,7 +29,7 @@ class Verdict:
     label: Labels
     """The label map, repaired where that was asked for."""
     faults_before: list[str]
-    """What `phantom.check` finds wrong with the map as it was decoded."""
+    """What `phantom.check` finds wrong with the map before repair."""
     faults: list[str]
     """What it finds wrong with `label`; a copy of a training case is a fault, too."""
     match: Match | None = None

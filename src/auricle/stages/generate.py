@@ -110,6 +110,10 @@ class Candidate:
     """HU; restored, unless the label map failed."""
     decoded: dict[str, float]
     """SD in HU of each tissue before restoration, of every `MEASURED_EVERY`-th candidate."""
+    volumes_ml: dict[str, float]
+    """Volumes as decoded, before the warp to those asked for."""
+    retimed: bool
+    """Whether the contrast timing asked for had to be put in."""
     specks: float
     """Share of specks before repair."""
     verdict: Verdict
@@ -181,6 +185,7 @@ class Maker:
         if index % MEASURED_EVERY == 0:
             before = {k: t.sd_hu for k, t in texture.textures(image, label, spacing).items() if t is not None}
         image = timing.obey(image, label, spacing, asked.contrast, self.timings, c.seed, index)
+        retimed = image is not decoded.image
         wanted = verdict.passed or not c.gate or self.restore_all
         refined = None
         if wanted and self.refiner is not None:
@@ -189,7 +194,8 @@ class Maker:
         if self.audit is not None:
             verdict = gate.audited(verdict, image, spacing, self.audit)
         sure = decoded.confidence(verdict.label)
-        return Candidate(self.name(index), asked, np.rint(image).astype(np.int16), before, specks, verdict, sure)
+        kept = np.rint(image).astype(np.int16)
+        return Candidate(self.name(index), asked, kept, before, decoded.volumes_ml, retimed, specks, verdict, sure)
 
 
 def run(config: GenerateStage, out: Path) -> Path:
@@ -324,6 +330,7 @@ def describe(candidate: Candidate, maker: Maker) -> dict[str, Any]:
         "copy": v.copy, "nearest": match, "complete": anatomy.is_complete(v.label, voxel_ml),
         "speck_share_before": candidate.specks, "speck_share": anatomy.speck_share(v.label, voxel_ml), "decoded_sd_hu": candidate.decoded,
         "volumes_ml": {k: round(x, 3) for k, x in anatomy.volumes_ml(v.label, voxel_ml).items()},
+        "decoded_volumes_ml": {k: round(x, 3) for k, x in candidate.volumes_ml.items()}, "retimed": candidate.retimed,
     }  # fmt: skip
 
 

@@ -45,6 +45,8 @@ AUGMENT_SECONDS, WRITE_SECONDS, SCORE_SECONDS, JUDGE_SECONDS = 120e-9, 130e-9, 2
 """A voxel augmented, written as NIfTI, scored against its reference, and judged by the gate, on one core (AMD EPYC)."""
 TEXTURE_SECONDS, GRAIN_SECONDS, RESTORE_SECONDS, ASSESS_SECONDS, AUDIT_SECONDS = 1250e-9, 2000e-9, 2900e-9, 1450e-9, 60e-9
 """A voxel that is measured for texture, learned from, restored, assessed after a round trip, and described for the audit."""
+FIT_BYTES, FIT_SECONDS = 185, 2300e-9
+"""A voxel of a pair that is warped to volumes, its nine channels (36 bytes) and its image included, on one core: 16 rounds."""
 CROP_SECONDS = 5e-9
 """A voxel of a case that is read to cut a patch from."""
 STEP_SECONDS = 0.01
@@ -186,14 +188,17 @@ def _generate(config: GenerateStage, known: Known) -> Need:
     refining = None
     if config.restore and config.refiner is not None:
         refining = passes.refining(known.latest(RefinerStage).network, 1, known.grid.size, False)
+    fits = config.fit_volumes and (config.complete or bool(config.conditions.volume))
+    fitting = known.voxels * FIT_BYTES if fits else 0
     moments = (
         sampling.peak_bytes,
         4 * batch * known.voxels + refining.peak_bytes if refining else 0,
         # The pairs of a batch wait together, image (int16) and label map before and after the gate.
-        4 * batch * known.voxels + max(decoding.peak_bytes, known.voxels * (TEXTURE_BYTES + ROW_BYTES)),
+        4 * batch * known.voxels + max(decoding.peak_bytes, known.voxels * (TEXTURE_BYTES + ROW_BYTES), fitting),
         sum(known.kept(p) for p in audited),
     )
-    judged = TEXTURE_SECONDS / generate.MEASURED_EVERY + JUDGE_SECONDS + WRITE_SECONDS + (RESTORE_SECONDS if config.restore else 0.0)
+    judged = TEXTURE_SECONDS / generate.MEASURED_EVERY + JUDGE_SECONDS + WRITE_SECONDS
+    judged += (RESTORE_SECONDS if config.restore else 0.0) + (FIT_SECONDS if fits else 0.0)
     return Need(
         KERNEL_BYTES + sampling.parameter_bytes + decoding.parameter_bytes + (refining.parameter_bytes if refining else 0) + round(descriptors)
         + max(moments),

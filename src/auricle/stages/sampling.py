@@ -18,6 +18,7 @@ from auricle.data.volume_fit import fit_volumes
 from auricle.diffusion.noise import cosine_sigmas, flow_sigmas, karras_sigmas
 from auricle.diffusion.parameterization import Kind
 from auricle.diffusion.samplers import SamplerName, sample
+from auricle.metrics import anatomy
 from auricle.models.autoencoder import Autoencoder
 from auricle.stages.diffusion import LatentModel
 
@@ -34,6 +35,8 @@ class Decoded:
     """HU."""
     label: NDArray[np.uint8]
     """Label map."""
+    volumes_ml: dict[str, float]
+    """Volumes before the warp."""
     probabilities: Tensor | None
     """Of the nine labels; None for a packed label head."""
 
@@ -90,6 +93,7 @@ def decode(
         raise InputError("sampling gave numbers that are not finite: take more --steps or another --sampler")
     latent = latent[None].contiguous(memory_format=torch.channels_last_3d)
     image, label = (part[0].float().cpu().contiguous() for part in (network.decode(latent) if tile is None else network.decode_tiled(latent, tile)))
+    volumes = anatomy.volumes_ml(decode_label(label[None])[0].numpy(), math.prod(spacing) / 1000.0)
     values, label = fit_volumes(image[0], label, volumes_ml or {}, spacing)
     probabilities = label.softmax(0) if len(label) == LABEL_COUNT else None
-    return Decoded(to_hu(values.numpy()), decode_label(label[None])[0].numpy(), probabilities)
+    return Decoded(to_hu(values.numpy()), decode_label(label[None])[0].numpy(), volumes, probabilities)
