@@ -186,7 +186,7 @@ def validate(network: nn.Module, pairs: Pairs, patch: Triple | None) -> dict[str
 
 def predict(network: nn.Module, image: Tensor, window: Triple | None, mirror: bool = False) -> Tensor:
     """Label map (X, Y, Z) of one image (1, 1, X, Y, Z) in network units, on the model grid."""
-    return probabilities(network, image, window, mirror)[0].argmax(0).to(torch.uint8)
+    return probabilities(network, image, window, mirror)[0].max(0).indices.to(torch.uint8)
 
 
 @torch.no_grad()

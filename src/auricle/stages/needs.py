@@ -45,8 +45,8 @@ AUGMENT_SECONDS, WRITE_SECONDS, SCORE_SECONDS, JUDGE_SECONDS = 120e-9, 130e-9, 2
 """A voxel augmented, written as NIfTI, scored against its reference, and judged by the gate, on one core (AMD EPYC)."""
 TEXTURE_SECONDS, GRAIN_SECONDS, RESTORE_SECONDS, ASSESS_SECONDS, AUDIT_SECONDS = 1250e-9, 2000e-9, 2900e-9, 1450e-9, 60e-9
 """A voxel that is measured for texture, learned from, restored, assessed after a round trip, and described for the audit."""
-FIT_BYTES, FIT_SECONDS = 185, 2300e-9
-"""A voxel of a pair that is warped to volumes, its nine channels (36 bytes) and its image included, on one core: 16 rounds."""
+FIT_BYTES, FIT_SECONDS = 185, 1500e-9
+"""A voxel of a pair that is warped to volumes, its nine channels (36 bytes) and its image included, on one core: eight rounds."""
 CROP_SECONDS = 5e-9
 """A voxel of a case that is read to cut a patch from."""
 STEP_SECONDS = 0.01
