@@ -25,7 +25,7 @@ third farther takes fewer rounds."""
 def fit_volumes(image: Tensor, channels: Tensor, volumes_ml: Mapping[str, float], spacing: tuple[float, float, float]) -> tuple[Tensor, Tensor]:
     """A decoded pair, warped so that its structures come near `volumes_ml`.
 
-    Where a network is unsure small structures come out too small. Their borders are moved by a smooth displacement (`augment.growth`), in image
+    Where a network is unsure small structures come out too small. Their borders are moved by a smooth displacement (`augment.border_moves`), in image
     and label map alike, so that the label stays true to the image. A structure without a single voxel stays absent. Nothing bounds the way to a
     volume that is far off but the number of rounds.
 
