@@ -1,6 +1,6 @@
 """Recipes: functions that return the configuration of every stage, and the order in which the stages run.
 
-    demo    two CPU cores, under 20 minutes, from nothing to the report
+    demo    two CPU cores, about 20 minutes, from nothing to the report
     laptop  meant for an evening on a CPU; not yet timed
     study   the demo's grid with cases enough for folds of a few labeled ones, and trainings that converge
     paper   256 x 256 x 160 voxels and every number that Hu et al. 2025 state
@@ -125,7 +125,7 @@ def any_scan() -> tuple[CohortConfig, FinetuneStage]:
 
 
 def demo() -> Recipe:
-    """64^3 voxels of 2.5 mm, 60 virtual patients, small networks: under 20 minutes on two cores (docs/results/demo.md)."""
+    """64^3 voxels of 2.5 mm, 60 virtual patients, small networks: about 20 minutes on two cores (docs/results/demo.md)."""
     network = SegmenterConfig(channels=(16, 32, 64, 128))
     return Recipe(
         cohort=CohortConfig(data=VirtualData(patients=60), margin=(16, 16, 16)),

@@ -37,7 +37,7 @@ class RunOptions:
     out: Out
     """Folder of the whole run; run the same command again to resume or to skip what is finished."""
     recipe: RecipeName = "demo"
-    """demo (two cores, under 20 minutes), laptop (meant for an evening), study (for `auricle study`), paper (256 x 256 x 160, meant for a GPU)."""
+    """demo (two cores, about 20 minutes), laptop (meant for an evening), study (for `auricle study`), paper (256 x 256 x 160, meant for a GPU)."""
     data: Path | None = None
     """Your own cohort: a folder of scans with label maps in a known layout, or a .csv of paths. Virtual patients otherwise."""
     label_map: str | None = None
