@@ -189,7 +189,7 @@ def test_variation_says_how_far_a_pair_is_from_the_view_it_starts_from(run: Path
 
 
 def test_the_decoders_confidence_says_where_a_label_was_moved(run: Path, tmp_path: Path) -> None:
-    """As decoded, the label is the most probable of nine; where the gate mended it, it is not."""
+    """As decoded, the label is the most probable of nine; another label than that, as repair gives, has at most a half."""
     plain = generate.run(stage(run, gate=False, count=1), tmp_path / "plain")
     name = "generated-3-0000.nii.gz"
     before, sure = read_label(plain / "labels" / name)[0], read_nifti(plain / "confidence" / name)[0]

@@ -176,9 +176,14 @@ def factors_for(blood_hu: float, image: Tensor, label: Tensor) -> tuple[float, f
     factors = []
     for side in (_LEFT, _RIGHT):
         blood = image[torch.isin(label, side)]
-        excess = float(blood.median()) - MUSCLE_HU if len(blood) else 0.0
-        factors.append(min(max((blood_hu - MUSCLE_HU) / excess, -0.5), 2.0) if excess > 10.0 else 1.0)
+        factors.append(factor_for(blood_hu, float(blood.median()) if len(blood) else MUSCLE_HU, 2.0))
     return factors[0], factors[1]
+
+
+def factor_for(wanted_hu: float, hu: float, most: float) -> float:
+    """Factor of `retime`, from -0.5 to `most`, that brings blood of `hu` to `wanted_hu`; 1 where there is hardly any enhancement to multiply."""
+    excess = hu - MUSCLE_HU
+    return min(max((wanted_hu - MUSCLE_HU) / excess, -0.5), most) if excess > 10.0 else 1.0
 
 
 def gaussian(image: Tensor, sd: tuple[float, float, float]) -> Tensor:

@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from auricle.core.seeds import numpy_generator
-from auricle.data.intensity import MUSCLE_HU, retime
+from auricle.data.intensity import factor_for, retime
 from auricle.metrics.obedience import TimingRanges, chamber_hu, timing_ranges
 
 LEAST = 5
 """Training cases of a timing from which on their range of HU is taken to be that timing's."""
-FACTORS = (-0.5, 3.0)
-"""Least and most that enhancement is multiplied by: more would multiply noise."""
+MOST = 3.0
+"""Most that enhancement is multiplied by: more would multiply noise."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,7 @@ def obey(
     cases, factors = known.cases[timing], []
     wanted = cases[int(numpy_generator(seed, "timing", index).integers(len(cases)))]
     for h, w, low, high in zip(hu, wanted, known.ranges.low[timing], known.ranges.high[timing], strict=True):
-        excess = h - MUSCLE_HU
-        factors.append(1.0 if low <= h <= high or excess <= 10.0 else float(np.clip((w - MUSCLE_HU) / excess, *FACTORS)))
+        factors.append(1.0 if low <= h <= high else factor_for(w, h, MOST))
     if factors == [1.0, 1.0]:
         return image
     mended = np.asarray(retime(torch.from_numpy(image), torch.from_numpy(label), factors[0], factors[1], spacing).numpy(), np.float32)
