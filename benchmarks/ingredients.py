@@ -30,11 +30,6 @@ def mixed(shared: Shared) -> FinetuneStage:
     return replace(_with_pairs(masked(shared), shared), real_from=0.6)
 
 
-def mixed_sure(shared: Shared) -> FinetuneStage:
-    """`mixed` without the voxels of its pairs of whose label the decoder is less than 80% sure."""
-    return replace(mixed(shared), least_confidence=0.8)
-
-
 def _with_pairs(stage: FinetuneStage, shared: Shared) -> FinetuneStage:
     varied = augment.with_variety(shared.finetune.augment)
     return replace(stage, generated=shared.varied, augment=varied, real_weight=max(1, round(stage.ratio)))

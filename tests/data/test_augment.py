@@ -170,14 +170,6 @@ def test_growth_leaves_everything_else_as_it_was_drawn() -> None:
     assert torch.equal(apply(other, image, None, SIZE, SPACING)[0], apply(still, image, None, SIZE, SPACING)[0])
 
 
-def test_growth_takes_voxels_without_a_sure_label_as_background() -> None:
-    image, label = ball()
-    unsure = torch.where(label == 0, 255, label)
-    (a, la), (b, lb) = (apply(grown(LV=3, MYO=-2), image, given, (48, 48, 48), (2.5, 2.5, 2.5)) for given in (label, unsure))
-    assert torch.equal(a, b)
-    assert torch.equal(la, torch.where(lb == 255, 0, lb))  # type: ignore[arg-type]
-
-
 def test_too_much_growth_is_refused() -> None:
     with pytest.raises(ValueError, match=r"growth-mm must lie in 0\.\.2"):
         AugmentConfig(growth_mm=3.0)

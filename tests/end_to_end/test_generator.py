@@ -17,7 +17,6 @@ from auricle.data.conditions import Conditions
 from auricle.data.folder import find_pairs
 from auricle.data.labels import read_label
 from auricle.data.nifti import read_nifti
-from auricle.losses.segmentation import UNSURE
 from auricle.models.autoencoder import AutoencoderConfig
 from auricle.models.denoiser import DenoiserConfig
 from auricle.models.refiner import RefinerConfig
@@ -188,36 +187,13 @@ def test_variation_says_how_far_a_pair_is_from_the_view_it_starts_from(run: Path
     assert requested[0]["volumes_ml"]["LV"] == pytest.approx(near["LV"], rel=0.05)
 
 
-def test_the_decoders_confidence_says_where_a_label_was_moved(run: Path, tmp_path: Path) -> None:
-    """As decoded, the label is the most probable of nine; another label than that, as repair gives, has at most a half."""
-    plain = generate.run(stage(run, gate=False, count=1), tmp_path / "plain")
-    name = "generated-3-0000.nii.gz"
-    before, sure = read_label(plain / "labels" / name)[0], read_nifti(plain / "confidence" / name)[0]
-    assert sure.min() >= 11
-    assert sure.max() <= 100
-    maker = generate.load(stage(run))
-    decoded = decode(maker.decoder, maker.sample([0], [maker.requested(0)])[0], maker.grid.spacing)
-    moved = np.roll(decoded.label, 1, axis=0)
-    less, most = decoded.confidence(moved), decoded.confidence(decoded.label)
-    assert less is not None
-    assert most is not None
-    assert (moved != decoded.label).any()
-    assert less[moved != decoded.label].max() <= 50
-    assert np.array_equal(less[moved == decoded.label], most[moved == decoded.label])
-    half = generated_pairs(plain, float(np.median(sure)) / 100 + 0.005)
-    _, label = half[0]
-    assert np.array_equal(label.numpy() == UNSURE, sure <= np.median(sure))
-    assert set(np.unique(label.numpy())) - {UNSURE} <= set(np.unique(before))
+def test_a_share_of_the_pairs_that_is_none_is_refused(run: Path, tmp_path: Path) -> None:
+    pairs = generate.run(stage(run, gate=False, count=1), tmp_path / "pairs")
     fit = FitConfig(steps=2, batch_size=2, validate_every=2)
-    mixed = replace(recipes.demo().finetune, cohort=run / "cohort", generated=plain, ratio=1 / 6, least_confidence=0.4, fit=fit,
+    alone = replace(recipes.demo().finetune, cohort=run / "cohort", generated=pairs, ratio=0.01, real_weight=0, fit=fit,
                     network=SegmenterConfig(channels=(8, 16, 24)), hardware=Hardware(accelerator="cpu"))  # fmt: skip
-    finetune.run(mixed, tmp_path / "model")
     with pytest.raises(InputError, match="asks for no generated pair"):
-        finetune.run(replace(mixed, real_weight=0, ratio=0.01), tmp_path / "none")
-    shutil.rmtree(plain / "confidence")
-    with pytest.raises(InputError, match="its pairs have no confidence"):
-        generated_pairs(plain, 0.5)
-    assert len(generated_pairs(plain)) == 1
+        finetune.run(alone, tmp_path / "none")
 
 
 def test_fitting_warps_image_and_label_map_together(run: Path, tmp_path: Path) -> None:

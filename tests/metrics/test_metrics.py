@@ -9,7 +9,7 @@ from monai.metrics import compute_dice, compute_hausdorff_distance
 from numpy.typing import NDArray
 
 from auricle.core.anatomy import ID, KEYS, LABEL_COUNT
-from auricle.losses.segmentation import UNSURE, deep_supervision, dice_cross_entropy, soft_dice_loss
+from auricle.losses.segmentation import deep_supervision, dice_cross_entropy, soft_dice_loss
 from auricle.metrics import anatomy, overlap
 from auricle.metrics.surface import surface_scores
 from auricle.stages.evaluate import score, summarize
@@ -114,22 +114,6 @@ def test_soft_dice_of_a_certain_prediction_is_the_dice() -> None:
     assert float(soft_dice_loss(logits, torch.from_numpy(b)[None], epsilon=1e-6)) == pytest.approx(expected, abs=1e-4)
     perfect = one_hot(b).float() * 200.0
     assert float(dice_cross_entropy(perfect, torch.from_numpy(b)[None])) < 1e-3
-
-
-def test_unsure_voxels_count_neither_for_a_label_nor_against_it() -> None:
-    """The losses are those of the same volume without these voxels, whatever the network says there, and so are their gradients."""
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 9, 6, 5, 4, generator=generator)
-    label = torch.randint(0, 9, (2, 6, 5, 4), generator=generator).to(torch.uint8)
-    label[:, 4:] = UNSURE
-    for loss in (soft_dice_loss, dice_cross_entropy):
-        whole, cut = logits.clone().requires_grad_(), logits[:, :, :4].clone().requires_grad_()
-        loss(whole, label).backward()
-        loss(cut, label[:, :4]).backward()
-        assert torch.allclose(loss(whole, label), loss(cut, label[:, :4]), rtol=1e-5)
-        assert torch.allclose(whole.grad[:, :, :4], cut.grad, atol=1e-7)  # type: ignore[index, arg-type]
-        assert not whole.grad[:, :, 4:].any()  # type: ignore[index]
-    assert float(dice_cross_entropy(logits, torch.full_like(label, UNSURE))) == 0.0
 
 
 def test_deep_supervision_is_the_plain_loss_for_one_output_and_weighs_finer_levels_more() -> None:

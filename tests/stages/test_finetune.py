@@ -13,7 +13,7 @@ PAIRS = Path("pairs")
 @pytest.mark.parametrize(("values", "message"), [
     ({"ratio": -1.0}, "--ratio"), ({"real_weight": -1}, "--real-weight must not be negative"), ({"real_from": 1.5}, "--real-from"),
     ({"real_weight": 0}, "give --generated"), ({"real_weight": 0, "generated": PAIRS, "ratio": 0.0}, "a --ratio above 0"),
-    ({"real_weight": 0, "generated": PAIRS, "real_from": 0.5}, "no --real-from"), ({"least_confidence": 1.0}, "--least-confidence"),
+    ({"real_weight": 0, "generated": PAIRS, "real_from": 0.5}, "no --real-from"),
     ({"initial": PAIRS, "pretrained": PAIRS}, "give one of them"), ({"patch": (30, 32, 32)}, "multiples"),
 ])  # fmt: skip
 def test_what_cannot_be_trained_is_refused(values: dict[str, Any], message: str) -> None:

@@ -273,8 +273,7 @@ def border_moves(moves_mm: tuple[float, ...], label: Tensor, grid: Tensor, spaci
     from it (the idea of anatomy-informed augmentation, Kovacs et al. 2023). It is scaled to the whole move at a flat border that is far from others;
     on a grid of 2.5 mm about nine tenths of that are left.
     """
-    # Voxels left out of the losses have a value beyond the labels.
-    field = F.pad(torch.tensor(moves_mm, dtype=torch.float32), (0, 256 - LABEL_COUNT))[label.long()]
+    field = torch.tensor(moves_mm, dtype=torch.float32)[label.long()]
     # The field is smooth: half the resolution holds it, unless voxels are large.
     step = [2 if n >= 8 and s <= 0.4 * GROWTH_SD_MM else 1 for n, s in zip(field.shape, spacing, strict=True)]
     field = F.avg_pool3d(field[None, None], step, ceil_mode=True, count_include_pad=False)[0, 0]

@@ -4,25 +4,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-UNSURE = 255
-"""Label of voxels that the losses leave out."""
-
 
 def soft_dice_loss(logits: Tensor, label: Tensor, *, epsilon: float = 1.0) -> Tensor:
     """One minus the soft Dice, averaged over the foreground labels (Milletari et al. 2016), pooled over the batch.
 
-    `logits` is (N, K, X, Y, Z), `label` is (N, X, Y, Z) with values below K, or `UNSURE`, whose voxels count neither for a label nor against
-    it. `epsilon` (voxels) keeps a label that is absent from the batch from dominating.
+    `logits` is (N, K, X, Y, Z), `label` is (N, X, Y, Z) with values below K. `epsilon` (voxels) keeps a label that is absent
+    from the batch from dominating.
     """
     probability = logits.softmax(1).flatten(2)
     flat, classes = label.long().flatten(1), logits.shape[1]
-    if _unsure(label):
-        probability = probability * (flat != UNSURE)[:, None]
-        # Their probability is zero now, so background takes them in without a change.
-        counts = torch.bincount(flat[flat != UNSURE], minlength=classes)
-        flat = torch.where(flat == UNSURE, 0, flat)
-    else:
-        counts = torch.bincount(flat.flatten(), minlength=classes)
+    counts = torch.bincount(flat.flatten(), minlength=classes)
     # The sum of one label's probability over its own voxels, without ever building a one-hot volume.
     own = probability.gather(1, flat[:, None])[:, 0]
     overlap = torch.zeros(classes, device=logits.device, dtype=own.dtype).index_add_(0, flat.flatten(), own.flatten())
@@ -31,15 +22,8 @@ def soft_dice_loss(logits: Tensor, label: Tensor, *, epsilon: float = 1.0) -> Te
 
 
 def dice_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Cross-entropy, averaged over the voxels that are not `UNSURE`, plus soft Dice loss; shapes as `soft_dice_loss`."""
-    if _unsure(label) and bool((label == UNSURE).all()):
-        return 0.0 * logits.sum()
-    return F.cross_entropy(logits, label.long(), ignore_index=UNSURE) + soft_dice_loss(logits, label)
-
-
-def _unsure(label: Tensor) -> bool:
-    """Whether a label map holds unsure voxels; one without values (on the meta device, where costs are estimated) is taken to hold none."""
-    return not label.is_meta and bool((label == UNSURE).any())
+    """Cross-entropy plus soft Dice loss; shapes as `soft_dice_loss`."""
+    return F.cross_entropy(logits, label.long()) + soft_dice_loss(logits, label)
 
 
 def deep_supervision(outputs: list[Tensor], label: Tensor) -> Tensor:

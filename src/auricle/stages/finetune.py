@@ -39,8 +39,6 @@ class FinetuneStage:
     """Folder of generated pairs to mix in, or of a prepared cohort whose training split is."""
     ratio: float = 3.0
     """Generated pairs for each labeled case, where `generated` is given."""
-    least_confidence: float = 0.0
-    """Voxels of generated label maps of which the decoder was less sure (0..1) teach nothing; 0 takes all."""
     real_weight: int = 1
     """How often a labeled case is visited for each visit of a generated pair; 0 trains on generated pairs alone, and validates on labeled cases."""
     real_from: float = 1.0
@@ -69,8 +67,6 @@ class FinetuneStage:
     def __post_init__(self) -> None:
         if self.ratio < 0:
             raise ValueError(f"--ratio must not be negative, is {self.ratio}")
-        if not 0.0 <= self.least_confidence < 1.0:
-            raise ValueError(f"--least-confidence must lie in 0..1, below 1, is {self.least_confidence}")
         if self.real_weight < 0:
             raise ValueError(f"--real-weight must not be negative, is {self.real_weight}")
         if not 0.0 <= self.real_from <= 1.0:
@@ -100,9 +96,7 @@ def run(config: FinetuneStage, out: Path) -> Path:
     train = labeled.take([i for _ in range(config.real_weight) for i in range(len(labeled))])
     real = len(train)
     if config.generated is not None:
-        if _is_cohort(config.generated) and config.least_confidence:
-            raise InputError(f"--least-confidence is about generated pairs; {config.generated} holds a cohort")
-        made = cohort_pairs(config.generated, "train") if _is_cohort(config.generated) else generated_pairs(config.generated, config.least_confidence)
+        made = cohort_pairs(config.generated, "train") if _is_cohort(config.generated) else generated_pairs(config.generated)
         train = mix(train, made, round(config.ratio * (len(labeled) + len(held_out))))
     if not len(train):
         raise InputError(f"--ratio {config.ratio:g} asks for no generated pair of {len(labeled) + len(held_out)} labeled cases: raise it")

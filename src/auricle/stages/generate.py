@@ -31,7 +31,6 @@ from auricle.stages import gate, restoration, timing
 from auricle.stages import refiner as refiner_stage
 from auricle.stages.diffusion import LatentModel
 from auricle.stages.gate import Audit, Verdict
-from auricle.stages.pairs import CONFIDENCE
 from auricle.stages.refiner import Trained
 from auricle.stages.sampling import decode, sample_latents, sigmas_for
 from auricle.stages.timing import Timings
@@ -117,8 +116,6 @@ class Candidate:
     specks: float
     """Share of specks before repair."""
     verdict: Verdict
-    confidence: NDArray[np.uint8] | None
-    """Percent by which the decoder holds each voxel's label to be true; None for a packed label head."""
 
 
 @dataclass(frozen=True)
@@ -193,13 +190,12 @@ class Maker:
         image = restoration.restore(image, verdict.label, spacing, self.grains if wanted else [], c.seed, index, refined)
         if self.audit is not None:
             verdict = gate.audited(verdict, image, spacing, self.audit)
-        sure = decoded.confidence(verdict.label)
         kept = np.rint(image).astype(np.int16)
-        return Candidate(self.name(index), asked, kept, before, decoded.volumes_ml, retimed, specks, verdict, sure)
+        return Candidate(self.name(index), asked, kept, before, decoded.volumes_ml, retimed, specks, verdict)
 
 
 def run(config: GenerateStage, out: Path) -> Path:
-    """Write ``images``, ``labels`` and ``confidence`` (each ``ID.nii.gz``) and ``pairs.json`` into `out`; returns `out`.
+    """Write ``images`` and ``labels`` (each ``ID.nii.gz``) and ``pairs.json`` into `out`; returns `out`.
 
     Candidates that are judged already are kept.
     """
@@ -277,7 +273,7 @@ def _fill(maker: Maker, out: Path) -> list[dict[str, Any]]:
     if good < config.count:
         _fill_up(maker, out, records, config.count - good)
     keep = {r["id"] for r in records if r["kept"]}
-    for folder in ("images", "labels", CONFIDENCE):
+    for folder in ("images", "labels"):
         for path in (out / folder).glob("generated-*.nii.gz"):
             if path.name.removesuffix(".nii.gz") not in keep:
                 path.unlink()
@@ -338,5 +334,3 @@ def _write_pair(out: Path, candidate: Candidate, grid: ModelGrid) -> None:
     affine = grid.affine(np.zeros(3))
     write_nifti(out / "images" / f"{candidate.name}.nii.gz", candidate.image, affine, dtype=np.int16)
     write_nifti(out / "labels" / f"{candidate.name}.nii.gz", candidate.verdict.label, affine, dtype=np.uint8)
-    if candidate.confidence is not None:
-        write_nifti(out / CONFIDENCE / f"{candidate.name}.nii.gz", candidate.confidence, affine, dtype=np.uint8)

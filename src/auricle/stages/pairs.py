@@ -16,10 +16,7 @@ from auricle.data import augment
 from auricle.data.augment import AugmentConfig
 from auricle.data.nifti import read_nifti
 from auricle.data.preprocess import ModelGrid, to_network
-from auricle.losses.segmentation import UNSURE
 
-CONFIDENCE = "confidence"
-"""Folder of the confidences beside images and labels of generated pairs."""
 MEMORY_BYTES = 4 * 2**30
 """Pairs are kept in memory up to this size and read again and again beyond it."""
 
@@ -46,10 +43,6 @@ class Item:
     """Voxel index of the model grid to RAS mm, (4, 4)."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     """What is known about the patient and the scan."""
-    confidence: Path | None = None
-    """How sure the decoder was of each voxel's label, in percent; None trusts all."""
-    least_percent: int = 0
-    """Voxels below this are `UNSURE`."""
 
 
 class Pairs:
@@ -70,8 +63,6 @@ class Pairs:
         if item.image in self._cache:
             return self._cache[item.image]
         image, label = _read(item.image), _read(item.label)
-        if item.confidence is not None and item.least_percent:
-            label = np.where(_read(item.confidence) < item.least_percent, UNSURE, label)
         pair = torch.from_numpy(image.astype(np.int16, copy=False)), torch.from_numpy(label.astype(np.uint8, copy=False))
         self._room -= image.nbytes + label.nbytes
         if self._room > 0:
@@ -165,22 +156,14 @@ def cohort_pairs(folder: Path, *splits: Literal["train", "validation", "test"]) 
     return Pairs(items, _grid(table))
 
 
-def generated_pairs(folder: Path, least_confidence: float = 0.0) -> Pairs:
-    """The pairs that `auricle generate` wrote to `folder`; voxels whose label has less than `least_confidence` (0..1) become `UNSURE`.
-
-    Raises `InputError` where a confidence is asked for and the pairs have none.
-    """
+def generated_pairs(folder: Path) -> Pairs:
+    """The pairs that `auricle generate` wrote to `folder`."""
     finished(folder, "generate")
     table: dict[str, Any] = read_json(folder / "pairs.json")
     grid = _grid(table)
     affine = ModelGrid(grid.size, grid.spacing).affine(np.zeros(3))
     ids = [p["id"] for p in table["pairs"]]
-    least = round(100 * least_confidence)
-    if least and not all((folder / CONFIDENCE / f"{i}.nii.gz").exists() for i in ids):
-        raise InputError(f"{folder}: its pairs have no confidence, as of a packed label head or an older auricle; take --least-confidence 0")
-    items = [Item(i, i, folder / "images" / f"{i}.nii.gz", folder / "labels" / f"{i}.nii.gz", affine,
-                  confidence=folder / CONFIDENCE / f"{i}.nii.gz", least_percent=least) for i in ids]  # fmt: skip
-    return Pairs(items, grid)
+    return Pairs([Item(i, i, folder / "images" / f"{i}.nii.gz", folder / "labels" / f"{i}.nii.gz", affine) for i in ids], grid)
 
 
 def _grid(table: dict[str, Any]) -> Grid:

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from auricle.core.anatomy import LABEL_COUNT
 from auricle.core.errors import InputError
 from auricle.data.conditions import Conditions
 from auricle.data.labelcode import decode_label
@@ -29,7 +28,7 @@ LOW = (0.1, 0.03)
 
 @dataclass(frozen=True)
 class Decoded:
-    """What the autoencoder makes of a latent, warped to volumes where that was asked for; each [x, y, z] or (9, X, Y, Z)."""
+    """What the autoencoder makes of a latent, warped to volumes where that was asked for; arrays are [x, y, z]."""
 
     image: NDArray[np.float32]
     """HU."""
@@ -37,15 +36,6 @@ class Decoded:
     """Label map."""
     volumes_ml: dict[str, float]
     """Volumes before the warp."""
-    probabilities: Tensor | None
-    """Of the nine labels; None for a packed label head."""
-
-    def confidence(self, label: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
-        """Probability of each voxel's `label` in percent: low where the image would have another, or where repair moved a border."""
-        if self.probabilities is None:
-            return None
-        own = self.probabilities.gather(0, torch.from_numpy(label).long()[None])[0]
-        return (100 * own).round().to(torch.uint8).numpy()
 
 
 def sigmas_for(kind: Kind, sampler: SamplerName, steps: int, shift: float = 1.0, variation: float = 1.0) -> Tensor:
@@ -95,5 +85,4 @@ def decode(
     image, label = (part[0].float().cpu().contiguous() for part in (network.decode(latent) if tile is None else network.decode_tiled(latent, tile)))
     volumes = anatomy.volumes_ml(decode_label(label[None])[0].numpy(), math.prod(spacing) / 1000.0)
     values, label = fit_volumes(image[0], label, volumes_ml or {}, spacing)
-    probabilities = label.softmax(0) if len(label) == LABEL_COUNT else None
-    return Decoded(to_hu(values.numpy()), decode_label(label[None])[0].numpy(), volumes, probabilities)
+    return Decoded(to_hu(values.numpy()), decode_label(label[None])[0].numpy(), volumes)
