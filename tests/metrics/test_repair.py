@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from auricle.core.anatomy import ID
-from auricle.metrics.repair import BROAD_MM2, part, repair
+from auricle.metrics.repair import BROAD_MM2, part, prune, repair
 
 VOXEL_ML = 0.01
 
@@ -73,6 +73,20 @@ def test_the_input_is_left_alone() -> None:
     repair(label, VOXEL_ML)
     assert np.array_equal(label, before)
     assert not repair(np.zeros((5, 5, 5), np.uint8), VOXEL_ML).any()
+
+
+def test_cut_off_branches_are_pruned_but_not_those_that_may_be_joined_outside() -> None:
+    label = heart()
+    label[18:28, 20:26, 4:26] = ID["PA"]
+    branches = {"small, within": (slice(2, 4), slice(24, 28), slice(4, 28)), "at the border": (slice(0, 3), slice(24, 28), slice(4, 28))}
+    for name, place in branches.items():
+        cut = label.copy()
+        cut[place] = ID["PA"]
+        assert np.array_equal(prune(cut, [ID["PA"]]), label if name == "small, within" else cut), name
+        assert np.array_equal(prune(cut, [ID["AO"]]), cut)
+    large = label.copy()
+    large[2:6, 22:28, 4:28] = ID["PA"]
+    assert np.array_equal(prune(large, [ID["PA"]]), large)
 
 
 def faces(label: np.ndarray, a: int, b: int) -> int:

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from auricle.core.anatomy import ID
-from auricle.phantom import check, contact_limits, virtual_patient
+from auricle.phantom import BARE_MM2, bare_ventricle, check, contact_limits, virtual_patient
 from auricle.stages import gate
 
 SPACING = (2.5, 2.5, 2.5)
@@ -49,6 +49,51 @@ def test_a_septum_thinner_than_a_voxel_is_put_back(sound: np.ndarray) -> None:
 def test_a_wide_breach_is_rejected(sound: np.ndarray) -> None:
     verdict = gate.judge(breached(sound, 40.0), SPACING)
     assert any("LV and RV must not touch" in f for f in verdict.faults)
+
+
+def without_apex(label: np.ndarray, radius_mm: float) -> np.ndarray:
+    """The blood of the LV reaches through the muscle to what lies outside, in a ball around the apex."""
+    muscle, base = np.argwhere(label == ID["MYO"]), np.argwhere(label == ID["LA"]).mean(0)
+    apex = muscle[np.linalg.norm(muscle - base, axis=1).argmax()]
+    at = np.stack(np.meshgrid(*[np.arange(n) for n in label.shape], indexing="ij"), axis=-1)
+    ball = np.linalg.norm((at - apex) * SPACING, axis=-1) < radius_mm
+    return np.where(ball & (label == ID["MYO"]), ID["LV"], label).astype(np.uint8)
+
+
+def test_an_apex_thinner_than_a_voxel_is_put_back(sound: np.ndarray) -> None:
+    bare = without_apex(sound, 9.0)
+    verdict = gate.judge(bare, SPACING)
+    assert any("MYO has a gap" in f for f in verdict.faults_before)
+    assert verdict.passed
+    changed = verdict.label != bare
+    assert set(np.unique(bare[changed])) == {ID["LV"]}
+    assert set(np.unique(verdict.label[changed])) == {ID["MYO"]}
+    assert any("MYO has a gap" in f for f in gate.judge(without_apex(sound, 30.0), SPACING).faults)
+
+
+def test_bare_muscle_is_found_where_it_was_taken_away(sound: np.ndarray) -> None:
+    assert bare_ventricle(sound, SPACING)[1] <= BARE_MM2
+    bare = without_apex(sound, 9.0)
+    voxels, area = bare_ventricle(bare, SPACING)
+    assert area > BARE_MM2
+    assert (bare[tuple(voxels.T)] == ID["LV"]).all()
+    assert len(voxels) <= area / SPACING[0] ** 2 <= 3 * len(voxels)
+    covered = bare.copy()
+    covered[tuple(voxels.T)] = ID["MYO"]
+    assert bare_ventricle(covered, SPACING)[1] == 0.0
+    for axes in ((1, 0, 2), (2, 1, 0)):
+        turned = bare_ventricle(np.ascontiguousarray(bare.transpose(axes)), SPACING)
+        assert turned[1] == area
+        assert {tuple(v) for v in turned[0]} == {tuple(v[list(axes)]) for v in voxels}
+
+
+def test_a_branch_cut_off_from_its_vessel_loses_its_label(sound: np.ndarray) -> None:
+    cut = sound.copy()
+    cut[2:8, 2:8, 30:36] = ID["PA"]  # 3.4 mL in the lung
+    verdict = gate.judge(cut, SPACING)
+    assert any("PA is in 2 pieces" in f for f in verdict.faults_before)
+    assert verdict.passed
+    assert np.array_equal(verdict.label, sound)
 
 
 def test_limits_hold_for_the_pairs_that_the_checks_name(sound: np.ndarray) -> None:

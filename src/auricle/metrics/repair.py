@@ -1,18 +1,20 @@
 """Small faults of a generated label map that have one obvious remedy."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from auricle.core.anatomy import STRUCTURES
+from auricle.core.anatomy import BACKGROUND, STRUCTURES
 
 Labels = NDArray[np.uint8]
 STRAY_ML = 1.0
 """A piece of a structure below this volume, beside its largest piece, is stray; so is background that one structure encloses."""
 BROAD_MM2 = 400.0
 """Contact in excess of what is allowed, up to which the wall between is taken to be lost for its thinness: 2 x 2 cm."""
+LOOSE_SHARE = 0.15
+"""A piece of a vessel below this share of it, within the field of view and apart from the rest, is a branch whose stem was lost."""
 ROUNDS = 8
 """What is mended may enclose or join something new; a few rounds settle it."""
 
@@ -39,6 +41,31 @@ def repair(label: Labels, voxel_ml: float, stray_ml: float = STRAY_ML) -> Labels
             break
         nearest = ndimage.distance_transform_edt(stray, return_distances=False, return_indices=True)
         mended = mended[tuple(nearest)]
+    return mended
+
+
+def prune(label: Labels, vessels: Sequence[int]) -> Labels:
+    """Take the label off branches that are cut off from their vessel.
+
+    These are pieces (26-neighborhood) of less than `LOOSE_SHARE` of the structure, beside its largest piece, that do not reach the array's border,
+    beyond which they could be joined.
+
+    Args:
+        label: label map [x, y, z].
+        vessels: label values to look at.
+
+    Returns:
+        A repaired map of the same shape, background where such pieces were; `label` is left as it is.
+    """
+    mended = label.copy()
+    for value in vessels:
+        pieces, count = ndimage.label(label == value, np.ones((3, 3, 3)))
+        if count < 2:
+            continue
+        sizes = np.bincount(pieces.ravel())[1:]
+        outside = np.unique(pieces[np.pad(np.zeros([n - 2 for n in label.shape], bool), 1, constant_values=True)])
+        loose = [i for i in range(1, count + 1) if sizes[i - 1] < LOOSE_SHARE * sizes.sum() and i != sizes.argmax() + 1 and i not in outside]
+        mended[np.isin(pieces, loose)] = BACKGROUND
     return mended
 
 

@@ -20,7 +20,7 @@ from auricle.phantom.measures import (
     Points,
     Spacing,
     as_label,
-    bare_area,
+    bare_wall,
     contact_areas,
     distance_between,
     facing,
@@ -89,11 +89,25 @@ def _areas(heart: Hearts, areas: NDArray[np.float64], joints: Joints) -> list[st
     return found
 
 
-def _bare(label: Label, spacing: Spacing, heart: Hearts, joints: Joints) -> list[str]:
+def bare_ventricle(label: Label, spacing: Spacing) -> tuple[NDArray[np.intp], float]:
+    """Where muscle is missing on a map's left ventricle, far from its valves: the ventricle's voxels there, (n, 3), and the area in mm^2."""
+    heart = survey(label, spacing)
+    return _bare_ventricle(label, spacing, heart, _joints(label, spacing, heart))
+
+
+def _bare_ventricle(label: Label, spacing: Spacing, heart: Hearts, joints: Joints) -> tuple[NDArray[np.intp], float]:
     rims = [joints[v][1] for v in ("mitral", "aortic") if v in joints]
     if "MYO" not in heart or len(rims) < 2 or not sum(map(len, rims)):
-        return []
-    area = bare_area(label, spacing, heart["LV"], np.concatenate(rims), RIM_MM)
+        return np.zeros((0, 3), np.intp), 0.0
+    return bare_wall(label, spacing, heart["LV"], np.concatenate(rims), RIM_MM)
+
+
+def _joints(label: Label, spacing: Spacing, heart: Hearts) -> Joints:
+    return {v: facing(label, spacing, a, b, VALVE_GAP_MM, heart) for v, (a, b) in VALVES.items() if a in heart and b in heart}
+
+
+def _bare(label: Label, spacing: Spacing, heart: Hearts, joints: Joints) -> list[str]:
+    _, area = _bare_ventricle(label, spacing, heart, joints)
     return [f"MYO has a gap: {area:.0f} mm2 of the LV lie bare, at most {BARE_MM2:.0f} allowed"] if area > BARE_MM2 else []
 
 
@@ -201,7 +215,7 @@ def check(
     found = [f"{k} is missing" for k in KEYS if k in structures and k not in heart]
     found += [f"{k} is not among the structures that are annotated" for k in heart if k not in structures]
     areas = contact_areas(label, spacing)
-    joints = {v: facing(label, spacing, a, b, VALVE_GAP_MM, heart) for v, (a, b) in VALVES.items() if a in heart and b in heart}
+    joints = _joints(label, spacing, heart)
     found += _areas(heart, areas, joints) + _bare(label, spacing, heart, joints) + _walls(areas, spacing) + _distances(heart, areas, spacing)
     found += _pieces(heart, spacing, (np.array(label.shape) - 1) * np.asarray(spacing)) + _holes(heart, spacing) + _volumes(heart, targets or {})
     found += disorder(heart, joints, spacing)

@@ -143,8 +143,8 @@ def contact_center(label: Label, spacing: Spacing, a: str, b: str, gap_mm: float
     return np.asarray(points.mean(0)) if len(points) else None
 
 
-def bare_area(label: Label, spacing: Spacing, ventricle: Seen, rims: Points, far_mm: float) -> float:
-    """Area in mm^2 of the left ventricle's surface that neither muscle nor a valve covers, farther than `far_mm` from every valve.
+def bare_wall(label: Label, spacing: Spacing, ventricle: Seen, rims: Points, far_mm: float) -> tuple[NDArray[np.intp], float]:
+    """The left ventricle's surface that neither muscle nor a valve covers, farther than `far_mm` from every valve: voxels, (n, 3), and area in mm^2.
 
     `rims` are places on the ventricle's two valves, (n, 3).
     """
@@ -152,15 +152,19 @@ def bare_area(label: Label, spacing: Spacing, ventricle: Seen, rims: Points, far
     allowed[[ID[k] for k in ("LV", "MYO", "LA", "AO")]] = True
     low = [max(0, s.start - 1) for s in ventricle.box]
     part = label[tuple(slice(i, s.stop + 1) for i, s in zip(low, ventricle.box, strict=True))]
-    tree, area = cKDTree(rims - np.asarray(low) * np.asarray(spacing)), 0.0
+    tree, area, voxels = cKDTree(rims - np.asarray(low) * np.asarray(spacing)), 0.0, []
     for axis in range(3):
         p, q = _faces(part, axis)
-        bare = np.argwhere(((p == ID["LV"]) & ~allowed[q]) | ((q == ID["LV"]) & ~allowed[p])).astype(float)
-        bare[:, 0] += 0.5
-        if len(bare):
-            distance = tree.query(np.insert(bare[:, 1:], axis, bare[:, 0], axis=1) * np.asarray(spacing))[0]
-            area += np.count_nonzero(distance > far_mm) * float(np.prod(spacing)) / spacing[axis]
-    return area
+        bare = np.argwhere(((p == ID["LV"]) & ~allowed[q]) | ((q == ID["LV"]) & ~allowed[p]))
+        if not len(bare):
+            continue
+        step = np.arange(3) == axis
+        before = np.insert(bare[:, 1:], axis, bare[:, 0], axis=1)
+        before = before[tree.query((before + 0.5 * step) * np.asarray(spacing))[0] > far_mm]
+        area += len(before) * float(np.prod(spacing)) / spacing[axis]
+        behind = part[tuple(before.T)] != ID["LV"]
+        voxels.append(before + behind[:, None] * step + low)
+    return np.unique(np.concatenate(voxels), axis=0) if voxels else np.zeros((0, 3), np.intp), area
 
 
 def distance_between(a: Points, b: Points) -> float:

@@ -14,8 +14,8 @@ from auricle.core import progress
 from auricle.core.anatomy import BACKGROUND, ID
 from auricle.metrics import memorization
 from auricle.metrics.memorization import Descriptor, Match
-from auricle.metrics.repair import part, repair
-from auricle.phantom import check, contact_limits
+from auricle.metrics.repair import BROAD_MM2, part, prune, repair
+from auricle.phantom import BARE_MM2, bare_ventricle, check, contact_limits
 from auricle.stages.pairs import Pairs, cohort_pairs
 
 Labels = NDArray[np.uint8]
@@ -82,10 +82,12 @@ def judge(label: Labels, spacing: Spacing, mend: bool = True) -> Verdict:
     """Repair (`mend`) and check the anatomy of one label map. A repair that leaves more faults than it found is taken back."""
     before = check(label, spacing)
     verdict, voxel_ml = Verdict(label, before, before), float(np.prod(spacing)) / 1000.0
-    if mend:
-        verdict = _better(verdict, repair(label, voxel_ml), spacing)
-    if mend and verdict.faults:
-        verdict = _better(verdict, repair(part(verdict.label, spacing, _walls(spacing)), voxel_ml), spacing)
+    if not mend:
+        return verdict
+    verdict = _better(verdict, repair(label, voxel_ml), spacing)
+    for remedy in (_part, _cover, _prune):
+        if verdict.faults:
+            verdict = _better(verdict, repair(remedy(verdict.label, spacing), voxel_ml), spacing)
     return verdict
 
 
@@ -96,10 +98,25 @@ def _better(verdict: Verdict, mended: Labels, spacing: Spacing) -> Verdict:
     return verdict if len(faults) > len(verdict.faults) else replace(verdict, label=mended, faults=faults)
 
 
-def _walls(spacing: Spacing) -> dict[tuple[int, int], tuple[float, int]]:
-    """Limit of contact and the wall's label of every pair that a wall keeps apart; the septum alone has a label."""
+def _part(label: Labels, spacing: Spacing) -> Labels:
+    """Walls between structures put back; the septum alone has a label."""
     wall = {("LV", "RV"): ID["MYO"]}
-    return {(ID[a], ID[b]): (most, wall.get((a, b), BACKGROUND)) for (a, b), most in contact_limits(spacing).items()}
+    return part(label, spacing, {(ID[a], ID[b]): (most, wall.get((a, b), BACKGROUND)) for (a, b), most in contact_limits(spacing).items()})
+
+
+def _prune(label: Labels, spacing: Spacing) -> Labels:
+    """No branches that are cut off from aorta or pulmonary artery."""
+    return prune(label, (ID["AO"], ID["PA"]))
+
+
+def _cover(label: Labels, spacing: Spacing) -> Labels:
+    """Muscle put back where a wall thinner than a voxel, as at the apex, was lost: the bare voxels of the left ventricle become muscle."""
+    voxels, area = bare_ventricle(label, spacing)
+    if not BARE_MM2 < area <= BARE_MM2 + BROAD_MM2:
+        return label
+    covered = label.copy()
+    covered[tuple(voxels.T)] = ID["MYO"]
+    return covered
 
 
 def audited(verdict: Verdict, image: NDArray[Any], spacing: Spacing, audit: Audit) -> Verdict:
