@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from auricle.core.anatomy import STRUCTURES
 from auricle.core.errors import InputError
 from auricle.data.dicom import read_dicom, source_images
-from auricle.data.dicom_seg import Algorithm, check_installed, write_dicom_seg
+from auricle.data.dicom_seg import Algorithm, check_installed, check_source, write_dicom_seg
 from auricle.data.reading import read_scan
 
 pydicom = pytest.importorskip("pydicom")
@@ -212,6 +213,34 @@ def test_what_cannot_be_referred_to_is_refused(tmp_path: Path, fields: dict[str,
         write_dicom_seg(tmp_path / "seg.dcm", labels, source.affine, source, ALGORITHM)
     assert "\n" not in str(refused.value)
     assert [p.name for p in tmp_path.iterdir()] == ["ct"]
+
+
+@pytest.mark.parametrize("charset", ["", "ISO_IR 6", "ISO_IR 100", ["", "ISO 2022 IR 87"], ["", "ISO 2022 IR 149"]])
+@pytest.mark.parametrize("keep", [False, True])
+def test_any_character_set_of_the_source_will_do(tmp_path: Path, charset: str | list[str], keep: bool) -> None:
+    names = {"ISO_IR 100": "Müller^Jörg", "ISO 2022 IR 87": "Yamada^Tarou=山田^太郎", "ISO 2022 IR 149": "Hong^Gildong=洪^吉洞"}
+    name = names.get(charset if isinstance(charset, str) else charset[1], "Doe^Jane")
+    source = source_images(write_series(tmp_path / "ct", SpecificCharacterSet=charset, PatientName=name))
+    check_source(source, ALGORITHM, keep)
+    write_dicom_seg(tmp_path / "seg.dcm", heart(), source.affine, source, ALGORITHM, keep_patient=keep)
+    ds = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert (str(ds.PatientName) == name) is keep
+    assert np.array_equal(on_source(tmp_path / "seg.dcm", source), heart())
+
+
+def test_slices_of_several_studies_are_refused_beforehand(tmp_path: Path) -> None:
+    for name in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        source = source_images(write_series(tmp_path / name, lambda n, name=name: {name: f"1.2.{n % 2}"}))  # type: ignore[misc]
+        with pytest.raises(InputError, match=f"differ in {name}.*--format nifti"):
+            check_source(source, ALGORITHM)
+
+
+def test_a_models_name_may_be_long_and_odd(tmp_path: Path) -> None:
+    source = source_images(write_series(tmp_path / "ct"))
+    write_dicom_seg(tmp_path / "seg.dcm", heart(), source.affine, source, replace(ALGORITHM, name="auricle back\\slash " + 80 * "x"))
+    ds = pydicom.dcmread(tmp_path / "seg.dcm")
+    assert ds.ManufacturerModelName.startswith("auricle back-slash xxx")
+    assert len(ds.SeriesDescription) <= 64
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

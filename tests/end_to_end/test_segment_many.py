@@ -19,6 +19,7 @@ from auricle.core.errors import InputError
 from auricle.core.runs import Run
 from auricle.data import outputs, volume_files
 from auricle.data.nifti import read_nifti, write_nifti
+from auricle.data.reading import read_scan
 from auricle.metrics import overlap
 from auricle.models.segmenter import Segmenter, SegmenterConfig
 from auricle.phantom import virtual_patient
@@ -122,6 +123,17 @@ def test_a_failed_scan_is_one_line_and_the_rest_goes_on(model: Path, tmp_path: P
     assert "1 of 3 scans failed (b)" in lines[-1]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a", "c", "summary.json", "volumes.csv"]
     assert [s["status"] for s in summary(tmp_path / "out")["scans"]] == ["done", "failed", "done"]
+
+
+def test_what_a_failed_scan_left_before_still_counts(model: Path, tmp_path: Path) -> None:
+    """Another format is another result, so both scans are refused; the table goes on saying what lies in the folder."""
+    scans, out = write_scans(tmp_path / "scans", ("a.nii.gz", "b.nii.gz")), tmp_path / "out"
+    run(scans, "-o", out, "--model", model)
+    before = (out / "volumes.csv").read_bytes()
+    with pytest.raises(SystemExit):
+        run(scans, "-o", out, "--model", model, "--format", "nifti", "nifti-structures")
+    assert (out / "volumes.csv").read_bytes() == before
+    assert [(s["name"], s["status"]) for s in summary(out)["scans"]] == [("a", "failed"), ("b", "failed"), ("a", "kept"), ("b", "kept")]
 
 
 def test_what_cannot_be_read_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,6 +316,27 @@ def test_files_of_one_series_are_one_scan(tmp_path: Path, patient: Case) -> None
     assert len(batch.find_scans(files, None, None, tmp_path / "out")[0]) == 3
 
 
+def test_patients_without_the_uid_of_a_series_stay_apart(tmp_path: Path, patient: Case) -> None:
+    """And a series that is a link, or lies beside an earlier result, is found as it is."""
+    pydicom = pytest.importorskip("pydicom")
+    small = Case("s", patient.image[:8, :8, :3], patient.affine)
+    for name in ("p1", "p2"):
+        for path in write_dicom(tmp_path / "in" / name, small, f"1.2.{name[1]}").iterdir():
+            header = pydicom.dcmread(path)
+            del header.SeriesInstanceUID
+            header.save_as(path)
+    assert [s.name for s in batch.find_scans([tmp_path / "in"], None, None, tmp_path / "out")[0]] == ["p1", "p2"]
+    result = tmp_path / "in" / "first" / "p1"
+    result.mkdir(parents=True)
+    (result / "segmentation.json").write_text("{}")
+    shutil.copy(next((tmp_path / "in" / "p1").iterdir()), result / "segmentation.dcm")
+    assert [s.name for s in batch.find_scans([tmp_path / "in"], None, None, tmp_path / "out")[0]] == ["p1", "p2"]
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "series").symlink_to(tmp_path / "in" / "p1")
+    (found,), _ = batch.find_scans([tmp_path / "study"], None, None, tmp_path / "out")
+    assert read_scan(found.path)[0].image.shape == small.image.shape
+
+
 def test_results_are_no_scans_and_one_scan_counts_once(model: Path, tmp_path: Path) -> None:
     """Results that lie among the scans; and a pilot's, which the scan's other name among many would double."""
     scans = write_scans(tmp_path / "scans", ("p1/ct.nii.gz", "p2/ct.nii.gz"))
@@ -359,20 +392,28 @@ def lps(affine: Any) -> Any:
     return turned[:, [2, 1, 0, 3]]
 
 
+@pytest.mark.parametrize(("fields", "options", "message"), [
+    ({"FrameOfReferenceUID": None}, (), "lacks FrameOfReferenceUID"), ({"PatientSex": "FEMALE"}, ("--keep-patient",), "cannot refer to it"),
+])  # fmt: skip
 def test_a_series_to_which_nothing_can_refer_is_refused_before_it_is_segmented(
-    model: Path, tmp_path: Path, patient: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    fields: dict[str, Any], options: tuple[str, ...], message: str,
+    model: Path, tmp_path: Path, patient: Case, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     pydicom = pytest.importorskip("pydicom")
     pytest.importorskip("highdicom")
     folder = write_dicom(tmp_path / "ct", Case("s", patient.image[:8, :8, :3], patient.affine), "1.2.1")
     for path in folder.iterdir():
         header = pydicom.dcmread(path)
-        del header.FrameOfReferenceUID
+        for name, value in fields.items():
+            setattr(header, name, value) if value is not None else delattr(header, name)
         header.save_as(path)
     monkeypatch.setattr(segment, "segment", lambda *a, **k: pytest.fail("computed"))
     with pytest.raises(SystemExit):
-        run(folder, "-o", tmp_path / "out", "--model", model, "--format", "nifti", "dicom-seg")
-    assert "lacks FrameOfReferenceUID" in capsys.readouterr().err
+        run(folder, "-o", tmp_path / "out", "--model", model, "--format", "nifti", "dicom-seg", *options)
+    told = capsys.readouterr().err
+    assert message in told
+    assert "take --format nifti" in told
+    assert str(folder) in told
     assert not (tmp_path / "out").exists()
 
 

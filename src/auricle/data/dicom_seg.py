@@ -6,10 +6,11 @@ of DICOM read SEG.
 
 import copy
 import hashlib
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ _MAY_BE_EMPTY = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "
 _LINKING = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID",
             "Modality", "Rows", "Columns", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "SliceThickness",
             "SpacingBetweenSlices", "NumberOfFrames", "ImageType", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
-            "DimensionIndexSequence", "DimensionOrganizationSequence", "SpecificCharacterSet", "BitsAllocated", "BitsStored", "HighBit",
+            "DimensionIndexSequence", "DimensionOrganizationSequence", "BitsAllocated", "BitsStored", "HighBit",
             "PixelRepresentation", "SamplesPerPixel", "PhotometricInterpretation")  # fmt: skip
 """All that is taken over from the source images without `keep_patient`: identity of the images and their place in space."""
 
@@ -88,20 +89,37 @@ def write_dicom_seg(
     origin = (headers[0].SeriesInstanceUID, algorithm.weights, algorithm.version, str(keep_patient), hashlib.sha256(frames.tobytes()).hexdigest())
     uids = [derived_uid(*origin, part) for part in ("series", "instance")]
     with _highdicom() as highdicom:
-        result = highdicom.seg.Segmentation(
-            source_images=headers, pixel_array=frames, segmentation_type="BINARY",
-            segment_descriptions=[_described(highdicom, s, algorithm) for s in STRUCTURES],
-            series_instance_uid=uids[0], series_number=int(headers[0].get("SeriesNumber") or 0) + 1000, sop_instance_uid=uids[1], instance_number=1,
-            manufacturer="auricle", manufacturer_model_name=algorithm.name, software_versions=algorithm.version, device_serial_number="0",
-            content_label="HEART", content_description="Heart structures in CT", series_description=f"Heart structures, {algorithm.name}",
-        )  # fmt: skip
+        result = _segmentation(highdicom, headers, frames, algorithm, uids)
         with saving(path) as temporary:
             result.save_as(temporary)
 
 
-def check_source(source: SourceImages) -> None:
-    """Raise `InputError` for images to which no segmentation can refer."""
-    _headers(source)
+def check_source(source: SourceImages, algorithm: Algorithm, keep_patient: bool = False) -> None:
+    """Raise `InputError`, naming the file, for images to which no segmentation can refer: what would fail at the end fails here."""
+    headers, _ = _headers(source)
+    for name in ("StudyInstanceUID", "FrameOfReferenceUID"):
+        if len({str(h.get(name)) for h in headers}) > 1:
+            where = source.slices[0].path.parent
+            raise InputError(f"{where}: its slices differ in {name}, so no DICOM segmentation can refer to them; take --format nifti")
+    header = _identified(headers[0], keep_patient, float(np.linalg.norm(source.affine[:3, 2])))
+    columns, rows, slices = source.shape
+    voxel = np.zeros((slices if len(headers) == 1 else 1, rows, columns), np.uint8)
+    voxel[0, 0, 0] = 1
+    with _highdicom(source.slices[0].path) as highdicom:
+        _segmentation(highdicom, [header], voxel, algorithm, ["1.2.3", "1.2.4"])
+
+
+def _segmentation(highdicom: Any, headers: list[Any], frames: NDArray[np.uint8], algorithm: Algorithm, uids: list[str]) -> Any:
+    """The object, from a label map's `frames` (slice, row, column)."""
+    # A description holds 64 characters, and a backslash would part it.
+    name = re.sub(r"[\\\x00-\x1f\x7f]", "-", algorithm.name)[:40]
+    return highdicom.seg.Segmentation(
+        source_images=headers, pixel_array=frames, segmentation_type="BINARY",
+        segment_descriptions=[_described(highdicom, s, replace(algorithm, name=name)) for s in STRUCTURES],
+        series_instance_uid=uids[0], series_number=int(headers[0].get("SeriesNumber") or 0) + 1000, sop_instance_uid=uids[1], instance_number=1,
+        manufacturer="auricle", manufacturer_model_name=name, software_versions=algorithm.version, device_serial_number="0",
+        content_label="HEART", content_description="Heart structures in CT", series_description=f"Heart structures, {name}",
+    )  # fmt: skip
 
 
 def _headers(source: SourceImages) -> tuple[list[Any], list[int]]:
@@ -128,13 +146,16 @@ def _headers(source: SourceImages) -> tuple[list[Any], list[int]]:
 def _identified(header: Any, keep_patient: bool, thickness_mm: float) -> Any:
     """A copy of a source's header with the patient that the segmentation shall name; attributes that may be empty are there."""
     kept = copy.deepcopy(header)
-    if not keep_patient:
+    if keep_patient:
+        kept.decode()  # text as the source's character set has it
+    else:
         for element in list(kept):
             if element.keyword not in _LINKING:
                 del kept[element.tag]
         pseudonym = hashlib.sha256(str(header.StudyInstanceUID).encode()).hexdigest()[:12]
         kept.PatientID, kept.PatientName = f"auricle-{pseudonym}", f"auricle^{pseudonym}"
         kept.PatientIdentityRemoved, kept.DeidentificationMethod = "YES", "Patient and study attributes left out; UIDs kept"
+    kept.SpecificCharacterSet = "ISO_IR 192"
     if kept.get("SliceThickness") is None and "SharedFunctionalGroupsSequence" not in kept:
         kept.SliceThickness = thickness_mm
     for name in _MAY_BE_EMPTY:
@@ -168,8 +189,8 @@ def check_installed() -> None:
 
 
 @contextmanager
-def _highdicom() -> Iterator[Any]:
-    """Yield highdicom, imported when first needed; what it cannot write becomes an `InputError`."""
+def _highdicom(series: Path | None = None) -> Iterator[Any]:
+    """Yield highdicom, imported when first needed; what it cannot write becomes an `InputError` about a file of the `series`."""
     try:
         import highdicom
         import highdicom.color
@@ -184,4 +205,5 @@ def _highdicom() -> Iterator[Any]:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"the series cannot be referred to by a DICOM segmentation ({' '.join(str(error).split())})") from None
+            reason = f"a DICOM segmentation cannot refer to it ({' '.join(str(error).split())}); take --format nifti"
+            raise InputError(f"{'the series' if series is None else series}: {reason}") from None

@@ -210,7 +210,8 @@ def _summarize(entries: list[Entry], config: BatchStage, out: Path) -> None:
     """Tables over all scans of this command and those that earlier ones left, from the files of each."""
     rows: list[list[str]] = []
     scans: list[dict[str, Any]] = []
-    names = {e.scan.name for e in entries}
+    # What a failed scan left before is there still, and counts.
+    names = {e.scan.name for e in entries if e.status != "failed"}
     counted = {segment.made_from(out / e.scan.name) for e in entries if e.status != "failed"}
     kept = []
     for path in sorted(out.glob(f"*/{DESCRIPTION}")):
@@ -258,7 +259,8 @@ def _expanded(path: Path, series: str | None, out: Path) -> list[Path]:
         return [path]
     found = list(_below(path, out.resolve()))
     folders = [p for p in found if p.is_dir()]
-    if len(folders) == len(found) and (series is not None or len({_series(p) for p in folders}) < 2):
+    # A link is followed where it is read itself, not below another folder.
+    if len(folders) == len(found) and not any(p.is_symlink() for p in folders) and (series is not None or len({_series(p) for p in folders}) < 2):
         return [path]  # one study, whose series lie in folders below
     return found
 
@@ -278,7 +280,7 @@ def _below(folder: Path, out: Path) -> Iterator[Path]:
         if _belongs_to_a_scan(path, names):
             continue
         if path.is_dir():
-            if _holds_dicom(path):
+            if _holds_dicom(path) and not (path / DESCRIPTION).exists():
                 yield path
             else:
                 yield from _below(path, out)
@@ -305,7 +307,7 @@ def _holds_dicom(folder: Path) -> bool:
 
 def _series(folder: Path) -> str:
     try:
-        return series_of(next(p for p in sorted(folder.iterdir()) if p.is_file() and p.name != "DICOMDIR" and is_dicom(p)))
+        return series_of(next(p for p in sorted(folder.iterdir()) if p.is_file() and p.name != "DICOMDIR" and is_dicom(p))) or str(folder)
     except (InputError, OSError):
         return str(folder)
 

@@ -179,7 +179,7 @@ def segment_file(model: Trained, config: SegmentStage, out: Path, scratch: Path,
     o = config.options
     with _source(config.scan, o.series) if "dicom-seg" in o.formats else nullcontext() as source:
         if source is not None:
-            dicom_seg.check_source(source)
+            dicom_seg.check_source(source, _algorithm(config.model), o.keep_patient)
         case, notices = read_scan(
             config.scan, series=o.series, assume_orientation=o.assume_orientation, volume_index=o.volume_index, not_hu=o.not_hu
         )
@@ -280,6 +280,10 @@ def fingerprint(scan: str, model: Path, options: Options) -> str:
     return digest({"scan": scan, "model": finetune.identity(model), "options": to_json(options), "version": __version__})
 
 
+def _algorithm(model: Path) -> dicom_seg.Algorithm:
+    return dicom_seg.Algorithm(f"auricle {model.resolve().name}", __version__, finetune.identity(model))
+
+
 @contextmanager
 def _source(scan: Path, series: str | None) -> Iterator[SourceImages]:
     """The images that a DICOM segmentation refers to; those of a .zip exist inside the `with` alone.
@@ -377,9 +381,8 @@ def _write_formats(result: Segmentation, config: SegmentStage, source: SourceIma
     if not result.heart_found:
         return  # the other formats have nothing to show, and a notice says so
     if source is not None:
-        algorithm = dicom_seg.Algorithm(f"auricle {config.model.name}", __version__, finetune.identity(config.model))
         dicom_seg.write_dicom_seg(
-            folder / "segmentation.dcm", case.label, case.affine, source, algorithm, keep_patient=config.options.keep_patient
+            folder / "segmentation.dcm", case.label, case.affine, source, _algorithm(config.model), keep_patient=config.options.keep_patient
         )
     if {"stl", "glb"} & set(formats):
         surfaces = meshes.surfaces(case.label, case.affine)
