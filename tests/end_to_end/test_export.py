@@ -1,6 +1,7 @@
 """A segmenter that goes out works elsewhere: offline, to the same labels, and only while nobody has altered it."""
 
 import pickle
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -16,7 +17,7 @@ from auricle.core.anatomy import ID
 from auricle.core.checksums import SUMS, read_checksums, write_checksums
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
-from auricle.core.runs import Run
+from auricle.core.runs import Run, fingerprint_of
 from auricle.data.labels import read_label
 from auricle.data.nifti import write_nifti
 from auricle.models.segmenter import Segmenter, SegmenterConfig
@@ -120,6 +121,26 @@ def test_a_bundle_of_a_bundle_is_the_same(run: Path, tmp_path: Path) -> None:
     assert "monai.bundle run" in card
     assert card.count("## Use") == 1
     assert "## Figures" in card
+
+
+def test_the_card_names_the_weights_beside_it_and_the_cohort_of_its_run(run: Path, tmp_path: Path) -> None:
+    first = export.run(ExportStage(run), tmp_path / "first")
+    half = export.run(ExportStage(first, half=True), tmp_path / "half")
+    for folder in (first, half):
+        assert f"weights: `{read_json(folder / 'model.json')['sha256']}`" in (folder / "README.md").read_text()
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    cases = [{"id": str(i), "split": "train"} for i in range(3)]
+    for number, where in enumerate((moved, tmp_path / "another")):
+        cohort = Run(where / "cohort", "cohort", {"number": number}, {})
+        cohort.begin()
+        write_json(where / "cohort" / "cases.json", {"cases": cases[: 3 - number]})
+        cohort.finish()
+    config = read_json(moved / "finetune" / "ours" / "config.json")
+    for at, named in ((moved, "3 cases"), (tmp_path / "another", "2 cases")):
+        config["config"]["cohort"], config["inputs"]["cohort"] = str(tmp_path / "another" / "cohort"), fingerprint_of(at / "cohort")
+        write_json(moved / "finetune" / "ours" / "config.json", config)
+        assert f"| cohort | {named}" in (export.run(ExportStage(moved), tmp_path / f"card of {named}") / "README.md").read_text()
 
 
 def test_half_precision_halves_the_weights(run: Path, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """The model card of an exported segmenter, from what its run recorded. No path of the machine and no name of a case goes into it."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from auricle import __version__
 from auricle.core.anatomy import KEYS, STRUCTURES
 from auricle.core.files import read_json
+from auricle.core.runs import fingerprint_of
 from auricle.data.preprocess import AIR_HU, CLIP_HU
 from auricle.stages.finetune import Trained
 
@@ -18,9 +20,9 @@ def model_card(source: Path, model: Trained, facts: dict[str, Any], use: str) ->
     own = source / "README.md"
     before = own.read_text(encoding="utf-8") if own.exists() else ""
     if before.startswith(TITLE):
-        kept = before.split("\n## ", 2)
-        # Only how it is used differs between formats.
-        return f"{kept[0]}\n## Use\n\n{use}\n\n## {kept[2]}" if len(kept) == 3 else before
+        kept = re.sub(r"(?<=SHA-256 of the weights: `)\w+", str(facts["sha256"]), before).split("\n## ", 2)
+        # Only how it is used differs between formats, and the weights, rounded or not.
+        return f"{kept[0]}\n## Use\n\n{use}\n\n## {kept[2]}" if len(kept) == 3 else "\n## ".join(kept)
     parts = [
         f"{TITLE}\n\nFor research only. Not a medical device; do not decide about a patient with it.",
         f"## Use\n\n{use}", _labels(), _input(model), _network(model, facts), _training(source, facts), _figures(source), _limits(),
@@ -62,13 +64,16 @@ of {model.network.config.multiple}. SHA-256 of the weights: `{facts["sha256"]}`.
 def _training(source: Path, facts: dict[str, Any]) -> str:
     training = facts.get("training") or {}
     config = _read(source / "config.json").get("config", {})
-    run = _read(source.resolve().parents[1] / "run.json") if (source / "config.json").exists() else {}
+    run = _read(source.resolve().parent.parent / "run.json") if (source / "config.json").exists() else {}
     rows = [
         ("trained by", f"auricle {run['version']}" if "version" in run else None), ("exported by", f"auricle {__version__}"),
         ("recipe", run.get("recipe")), ("seed", config.get("seed", run.get("seed"))),
     ]  # fmt: skip
-    cohort = Path(config["cohort"]) if config.get("cohort") else None
-    if cohort is not None and (cohort / "cases.json").exists():
+    # The path is that of the training: the run may have been moved since, and another may lie there now.
+    own = _read(source / "config.json").get("inputs", {}).get("cohort")
+    folders = [source.resolve().parent.parent / "cohort", *([Path(config["cohort"])] if config.get("cohort") else [])]
+    cohort = next((f for f in folders if own is not None and fingerprint_of(f) == own), None)
+    if cohort is not None:
         rows.append(("cohort", _cohort(cohort)))
     rows += [("labeled training items", training.get("labeled")), ("generated training items", training.get("generated"))]
     if config:
@@ -92,7 +97,7 @@ def _cohort(folder: Path) -> str:
 
 
 def _figures(source: Path) -> str:
-    summary = _read(source.resolve().parents[1] / "evaluate" / source.name / "summary.json") if (source / "config.json").exists() else {}
+    summary = _read(source.resolve().parent.parent / "evaluate" / source.name / "summary.json") if (source / "config.json").exists() else {}
     if not summary:
         return ""
     names = ["mean", *KEYS]
