@@ -5,7 +5,6 @@
 
 from dataclasses import replace
 
-from auricle.data import augment
 from auricle.stages.finetune import FinetuneStage
 from auricle.study.arms import Shared, ours_plus, varied_baseline
 
@@ -15,11 +14,6 @@ def plus_plain(shared: Shared) -> FinetuneStage:
     return replace(ours_plus(shared), augment=shared.finetune.augment)
 
 
-def plus_with_pairs(shared: Shared) -> FinetuneStage:
-    """`ours-plus` with pairs in its second training too, in its first 60%."""
-    return replace(_with_pairs(ours_plus(shared), shared), real_from=0.6)
-
-
 def masked(shared: Shared) -> FinetuneStage:
     """Masked image modeling on the pairs of `ours-plus` in the place of its first training."""
     return replace(varied_baseline(shared), pretrained=shared.pretrained_varied)
@@ -27,9 +21,5 @@ def masked(shared: Shared) -> FinetuneStage:
 
 def mixed(shared: Shared) -> FinetuneStage:
     """`ours` with the pairs and the augmentation of `ours-plus`; labeled cases about as often as pairs, and alone in the last 40% of the steps."""
-    return replace(_with_pairs(masked(shared), shared), real_from=0.6)
-
-
-def _with_pairs(stage: FinetuneStage, shared: Shared) -> FinetuneStage:
-    varied = augment.with_variety(shared.finetune.augment)
-    return replace(stage, generated=shared.varied, augment=varied, real_weight=max(1, round(stage.ratio)))
+    stage = masked(shared)
+    return replace(stage, generated=shared.varied, real_weight=max(1, round(stage.ratio)), real_from=0.6)

@@ -132,6 +132,11 @@ def test_run_ends_with_the_path_of_the_report_and_is_repeatable(
     assert facts["recipe"] == "demo"
     assert facts["peak_gib"] > 0
     assert facts["machine"]["cores"] >= 1
+    # Where nothing is left to do, or the first stage is refused, the run stays what it was.
+    (tmp_path / "r" / "run.json").write_text(json.dumps({**facts, "machine": {**facts["machine"], "cpu": "SERVER"}}))
+    cli.main(["run", "--out", str(tmp_path / "r"), "--quiet"])
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["machine"]["cpu"] == "SERVER"
+    capsys.readouterr()
     cli.main(["report", str(tmp_path / "r"), "--json"])
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["event"] == "finished"
 

@@ -3,6 +3,7 @@
 import csv
 import importlib
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from auricle import cli, recipes
+from auricle.cli import commands
 from auricle.core import runs
 from auricle.core.anatomy import KEYS
 from auricle.core.errors import Busy, InputError
@@ -28,7 +30,7 @@ from auricle.stages.fold import FoldStage
 from auricle.stages.pairs import cohort_pairs
 from auricle.stages.round_trip import RoundTripStage
 from auricle.study.arms import STUDY_ARMS, Shared
-from auricle.study.plan import StudyConfig, StudyPlan, plan_study
+from auricle.study.plan import Cell, StudyConfig, StudyPlan, plan_study
 from auricle.study.results import COLUMNS, collect
 from auricle.study.run import run_steps
 from auricle.training.loop import Hardware
@@ -251,6 +253,40 @@ def test_a_finished_study_is_not_touched_again(study: Path, tiny: recipes.Recipe
     assert before == {p: p.stat().st_mtime_ns for p in study.rglob("*") if p.is_file()}
 
 
+def test_the_table_grows_with_every_training_and_a_refusal_leaves_it(
+    study: Path, tiny: recipes.Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (study / "study.csv").read_bytes()
+    (study / "study.csv").unlink()
+    with pytest.raises(SystemExit):
+        cli.main(["report", str(study)])
+    assert "no training has been evaluated yet" in capsys.readouterr().err
+    assert not (study / "report.html").exists()
+    made = plan(tiny, study)
+    monkeypatch.setattr(commands, "plan_study", lambda *a: made)
+    command = ["study", "--out", str(study), "--recipe", "demo", "--labelled", "2", "--hardware.accelerator", "cpu", "--quiet"]
+    for step in [s for s in made.steps if s.name.startswith("evaluate")][-2:]:
+        shutil.rmtree(step.out)
+    sizes: list[int] = []
+
+    def counted(cells: list[Cell], recipe: str, target: Path) -> Path:
+        collect(cells, "tiny", target)
+        sizes.append(len(rows(target)))
+        return target
+
+    monkeypatch.setattr(commands, "collect", counted)
+    cli.main(command)
+    assert (study / "study.csv").read_bytes() == before
+    assert len(sizes) == 3  # after each of two evaluations, and at the end
+    assert sizes[0] < sizes[1] == sizes[2]
+    other = replace(made.steps[0], config=replace(made.steps[0].config, size=(16, 16, 16)))
+    made = StudyPlan([other, *made.steps[1:]], [])
+    with pytest.raises(SystemExit):
+        cli.main(command)
+    assert "another run" in capsys.readouterr().err
+    assert (study / "study.csv").read_bytes() == before
+
+
 def test_a_study_in_parts_joins_to_the_whole(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     head, *lines = (study / "study.csv").read_text().splitlines(keepends=True)
     first, second = tmp_path / "first", tmp_path / "second.csv"
@@ -329,11 +365,11 @@ def test_every_arm_of_the_ablation_is_planned(tiny: recipes.Recipe, tmp_path: Pa
     module = importlib.import_module("benchmarks.ingredients")
     own = [n for n, f in vars(module).items() if getattr(f, "__module__", "") == module.__name__ and not n.startswith("_")]
     arms = tuple(f"{module.__name__}:{n}" for n in own)
-    assert len(arms) == 5
+    assert len(arms) == 3
     made = plan(tiny, tmp_path, replace(CONFIG, arms=arms, labelled=(3,), ratio=(1.0,), budget=("4",)))
     trained = {s.out.name.split(".")[-1]: s.config for s in made.steps if s.name.startswith("finetune")}
     # Every one is a training of its own, and its inputs are planned.
-    assert len(trained) == 5
+    assert len(trained) == 3
     outs = {s.out for s in made.steps}
     assert all(s.needs() <= outs for s in made.steps)
 
@@ -360,6 +396,7 @@ def test_an_arm_of_ones_own(tiny: recipes.Recipe, tmp_path: Path) -> None:
     ({"arms": ("theirs",)}, "choose from baseline"), ({"arms": ("no.such:arm",)}, "ModuleNotFoundError"),
     ({"arms": ("math:arm",)}, "AttributeError"), ({"labelled": (1,)}, "at least 2"),
     ({"budget": ("soon",)}, "'soon'"), ({"seeds": 0}, "--seeds"), ({"ratio": (-1.0,)}, "--ratio"), ({"ratio": ()}, "at least one value"),
+    ({"ratio": (math.inf,)}, "--ratio"), ({"ratio": (math.nan,)}, "--ratio"), ({"budget": ("\u00b2",)}, "neither"),
 ])  # fmt: skip
 def test_impossible_studies_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from auricle.core.anatomy import KEYS
-from auricle.report import words
+from auricle.report import study_figures, words
 from auricle.report.study_page import headroom_sheet, setting_sheets, write_study
 from auricle.study import results
+from auricle.study.arms import DEFAULT_ARMS, STUDY_ARMS
 from auricle.study.results import COLUMNS, CONTROL, Contender, Setting
 
 DICE = {"baseline": 0.70, CONTROL: 0.80, "ours-plus": 0.83, "real-upper-bound": 0.90}
@@ -63,6 +64,47 @@ def test_the_share_of_headroom_is_that_of_the_seeds_that_were_run(table: Path) -
     assert bound.overall.value == pytest.approx(0.30, abs=1e-6)
     assert bound.share_of_headroom == pytest.approx(1.0)
     assert plus.share_of_headroom == pytest.approx(0.65, abs=1e-6)
+
+
+def test_the_share_of_headroom_leaves_out_seeds_that_the_bound_lacks(table: Path) -> None:
+    """In a second seed ours-plus gains nothing, and the bound was not run."""
+    lines = table.read_text().splitlines()
+    for line in lines[1:]:
+        cells = line.split(",")
+        if cells[1] in ("baseline", "ours-plus"):
+            cells[5] = "1"
+            cells[8] = str(float(cells[8]) - (0.13 if cells[1] == "ours-plus" else 0.0))
+            lines.append(",".join(cells))
+    table.write_text("\n".join(lines) + "\n")
+    plus = results.gains(results.read(table), AT)[Contender("ours-plus", 0.0)]
+    assert plus.overall is not None
+    assert plus.overall.value == pytest.approx(0.065, abs=1e-6)
+    assert plus.share_of_headroom == pytest.approx(0.65, abs=1e-6)
+
+
+def test_budgets_are_ordered_by_their_steps() -> None:
+    mixed = [Setting(8, "300"), Setting(4, "early"), Setting(4, "1000"), Setting(4, "300")]
+    assert sorted(mixed) == mixed[::-1]
+
+
+def test_pictures_of_a_larger_table_are_removed_and_nothing_is_never_the_best(table: Path, tmp_path: Path) -> None:
+    (tmp_path / "study-labelled.png").write_bytes(b"old")
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    for cells in lines[1:]:
+        if cells[7] == "LAA":
+            cells[8:13] = ["", "", "", "", "0"]
+    table.write_text("\n".join(map(",".join, lines)) + "\n")
+    text = write_study(table, tmp_path).read_text(encoding="utf-8")
+    assert not (tmp_path / "study-labelled.png").exists()
+    assert (tmp_path / "study-gains.png").exists()
+    assert "n/a" in text
+    assert "**n/a**" not in text
+
+
+def test_no_two_arms_are_drawn_alike() -> None:
+    looks = [(study_figures._color(i), study_figures._mark(i)) for i in range(len(STUDY_ARMS))]
+    assert len(set(looks)) == len(looks)
+    assert len({color for color, _ in looks[: len(DEFAULT_ARMS)]}) == len(DEFAULT_ARMS)
 
 
 def test_the_page_shows_them_where_the_control_was_run(table: Path, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ from auricle.stages.phantom_config import PhantomConfig
 from auricle.stages.pretrain import PretrainStage
 from auricle.stages.refiner import RefinerStage
 from auricle.stages.segment import SegmentStage
-from auricle.study.plan import plan_study
+from auricle.study.plan import Step, plan_study
 from auricle.study.results import collect, join
 from auricle.study.run import run_steps
 from auricle.training.cost import measure_rate
@@ -103,8 +103,10 @@ def run_all(options: Annotated[RunOptions, tyro.conf.arg(name="")], show: Shown)
     for number, step in enumerate(steps, 1):
         progress.event("stage", name=step.name, number=number, total=len(steps))
         progress.report(f"[{number}/{len(steps)}] {step.name}")
+        new = not (step.out / "done.json").exists()
         step.run(step.config, step.out)
-        _remember(options)
+        if new or not (options.out / "run.json").exists():
+            _remember(options)
     page = write_report(options.out, float(read_json(options.out / "run.json")["peak_gib"]))
     progress.event("finished", report=str(page))
     if not show.json:
@@ -156,6 +158,8 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], show: Shown, out: Path 
 
 
 def _report_run(run: Path) -> Path:
+    if (run / "folds").is_dir():
+        raise InputError(f"{run}: is a study of which no training has been evaluated yet")
     if not (run / "cohort").is_dir():
         raise InputError(f"{run} is not the folder of a run: it holds no cohort")
     facts = read_json(run / "run.json") if (run / "run.json").exists() else {}
@@ -173,12 +177,15 @@ def study_arms(options: Annotated[StudyOptions, tyro.conf.arg(name="")], show: S
     chosen = replace(chosen, cohort=replace(chosen.cohort, workers=options.workers))
     plan = plan_study(chosen, config, options.out, options.hardware)
     table = options.out / "study.csv"
-    try:
-        run_steps(plan.steps)
-    finally:
-        # A study that is broken off leaves what it has; `auricle report` makes the page of it.
-        if options.out.exists():
+    scores = {cell.scores for cell in plan.cells}
+
+    def keep(step: Step) -> None:
+        """Bring the table up to date, so that one that is broken off leaves what it has; `auricle report` makes the page of it."""
+        if step.out in scores:
             collect(plan.cells, options.recipe, table)
+
+    run_steps(plan.steps, after=keep)
+    collect(plan.cells, options.recipe, table)
     page = write_study(table, options.out, [options.out])
     progress.event("finished", page=str(page))
     if not show.json:

@@ -26,8 +26,8 @@ Volumes = Mapping[str, Sequence[float]]
 INK: dict[Theme, tuple[str, str, str]] = {"light": ("#ffffff", "#1f2937", "#d1d5db"), "dark": ("#171b22", "#e5e7eb", "#3b4252")}
 """Background, text and grid lines."""
 ARM_COLORS: dict[Theme, tuple[str, ...]] = {
-    "light": ("#6b7280", "#c2570c", "#1d4ed8", "#15803d", "#a21caf"),
-    "dark": ("#a8b0bd", "#fb923c", "#7aa8ff", "#4ade80", "#e879f9"),
+    "light": ("#6b7280", "#c2570c", "#1d4ed8", "#15803d", "#a21caf", "#0891b2", "#be123c", "#713f12"),
+    "dark": ("#a8b0bd", "#fb923c", "#7aa8ff", "#4ade80", "#e879f9", "#22d3ee", "#fb7185", "#d6a76c"),
 }
 DPI = 110
 

@@ -24,7 +24,8 @@ CAPTIONS = {
     "ratio": "Dots are means over seeds and test cases, bars the SD over seeds; at 0 no generated pair is mixed in.",
 }
 _THEME: Theme = "light"
-MOST_PANELS = 4
+COLUMNS = 3
+"""Panels beside each other, where they are not below each other."""
 
 
 def draw(found: Results) -> dict[str, bytes]:
@@ -36,6 +37,23 @@ def draw(found: Results) -> dict[str, bytes]:
 
 def _color(place: int) -> str:
     return ARM_COLORS[_THEME][place % len(ARM_COLORS[_THEME])]
+
+
+def _mark(place: int) -> str:
+    """Markers tell arms of one color apart."""
+    return "osD^"[place // len(ARM_COLORS[_THEME]) % 4]
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    """A figure of that many panels, in rows of `COLUMNS`."""
+    rows, columns = -(-count // COLUMNS), min(count, COLUMNS)
+    figure = Figure(figsize=(4.8 * columns, 3.5 * rows + 0.3), layout=ConstrainedLayoutEngine())
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
+    for spare in axes[count:]:
+        spare.remove()
+    for axis in axes[:count:columns]:
+        axis.set_ylabel("mean Dice")
+    return figure, axes[:count]
 
 
 def _arms(found: Results) -> list[str]:
@@ -56,7 +74,7 @@ def _best_ratio(arms: dict[Contender, Scores]) -> dict[str, Contender]:
 
 def _gains(found: Results) -> Figure | None:
     panels = [(setting, gains(found, setting)) for setting in sorted(found)]
-    panels = [(s, g) for s, g in panels if g][:MOST_PANELS]
+    panels = [(s, g) for s, g in panels if g]
     if not panels:
         return None
     arms = [a for a in _arms(found) if a != BASELINE]
@@ -71,7 +89,7 @@ def _gains(found: Results) -> Figure | None:
                     low, high, value = difference.low, difference.high, difference.value
                     # Where all cases gain alike, rounding can put the mean a last digit outside of its interval.
                     error = None if low is None or high is None else [[100 * max(value - low, 0.0)], [100 * max(high - value, 0.0)]]
-                    axis.errorbar(x + offset, 100 * difference.value, error, fmt="o", ms=5, lw=1.8,
+                    axis.errorbar(x + offset, 100 * difference.value, error, fmt=_mark(1 + arms.index(arm)), ms=5, lw=1.8,
                                   color=_color(1 + arms.index(arm)), label=words.arm_name(arm) if x == 0 else None)  # fmt: skip
         axis.axhline(0, color=INK[_THEME][1], lw=1)
         axis.axvline(0.5, color=INK[_THEME][2], lw=1)
@@ -82,12 +100,11 @@ def _gains(found: Results) -> Figure | None:
 
 
 def _over_labelled(found: Results) -> Figure | None:
-    budgets = sorted({s.budget for s in found})
+    budgets = [budget for _, budget in sorted({(s.order, s.budget) for s in found})]
     if len({s.labelled for s in found}) < 2:
         return None
-    figure = Figure(figsize=(4.8 * len(budgets), 3.8), layout=ConstrainedLayoutEngine())
-    arms = _arms(found)
-    for axis, budget in zip(figure.subplots(1, len(budgets), squeeze=False, sharey=True)[0], budgets, strict=True):
+    (figure, axes), arms = _panels(len(budgets)), _arms(found)
+    for axis, budget in zip(axes, budgets, strict=True):
         for place, arm in enumerate(arms):
             points: list[tuple[float, Scores]] = []
             for setting in sorted(s for s in found if s.budget == budget):
@@ -101,27 +118,24 @@ def _over_labelled(found: Results) -> Figure | None:
         axis.set_xticks(counts, [str(n) for n in counts])
         axis.minorticks_off()
         _finish(axis, words.budget(budget))
-    figure.axes[0].set_ylabel("mean Dice")
     return _with_legend(figure)
 
 
 def _over_ratio(found: Results) -> Figure | None:
-    panels = [s for s in sorted(found) if len({(c.arm, c.ratio) for c in found[s]}) > len({c.arm for c in found[s]})][:MOST_PANELS]
+    panels = [s for s in sorted(found) if len({(c.arm, c.ratio) for c in found[s]}) > len({c.arm for c in found[s]})]
     if not panels:
         return None
-    figure = Figure(figsize=(4.8 * len(panels), 3.8), layout=ConstrainedLayoutEngine())
-    arms = _arms(found)
-    for axis, setting in zip(figure.subplots(1, len(panels), squeeze=False, sharey=True)[0], panels, strict=True):
+    (figure, axes), arms = _panels(len(panels)), _arms(found)
+    for axis, setting in zip(axes, panels, strict=True):
         for place, arm in enumerate(arms):
             points = sorted((c.ratio, s) for c, s in found[setting].items() if c.arm == arm)
             if len(points) > 1:
                 _line(axis, points, place, words.arm_name(arm))
             elif points:
-                axis.axhline(points[0][1].mean("dice"), color=_color(place), lw=1.4, ls="--", label=words.arm_name(arm))
+                axis.axhline(points[0][1].mean("dice") or 0.0, color=_color(place), lw=1.4, ls="--", label=words.arm_name(arm))
         ratios = sorted({c.ratio for c in found[setting]})
         axis.set_xticks(ratios, [f"{r:g}" for r in ratios])
         _finish(axis, words.setting(setting))
-    figure.axes[0].set_ylabel("mean Dice")
     figure.supxlabel("generated (or other real) pairs for each labeled case", fontsize=10)
     return _with_legend(figure)
 
@@ -131,7 +145,7 @@ def _line(axis: Axes, points: list[tuple[float, Scores]], place: int, label: str
         x, scores = zip(*points, strict=True)
         spread = [s.seed_sd("dice") or 0.0 for s in scores]
         # Dots of several arms at one place stay apart.
-        axis.errorbar(np.array(x, float) * 1.012 ** (place - 1), [s.mean("dice") for s in scores], spread, fmt="o-", ms=5, lw=1.8,
+        axis.errorbar(np.array(x, float) * 1.012 ** (place - 1), [s.mean("dice") for s in scores], spread, fmt=f"{_mark(place)}-", ms=5, lw=1.8,
                       color=_color(place), label=label)  # fmt: skip
 
 

@@ -48,9 +48,12 @@ def write_study(table: Path, out: Path, studies: Sequence[Path] = ()) -> Path:
     headroom = headroom_sheet(found)
     sheets = [headroom, *sheets] if headroom.rows else sheets
     figures = study_figures.draw(found)
-    for name, picture in figures.items():
+    for name in study_figures.TITLES:
+        if name not in figures:
+            (out / f"study-{name}.png").unlink(missing_ok=True)  # of a larger table
+            continue
         with atomic_path(out / f"study-{name}.png") as temporary:
-            temporary.write_bytes(picture)
+            temporary.write_bytes(figures[name])
     pictures = [f"![{study_figures.TITLES[name]}](study-{name}.png)\n\n{study_figures.CAPTIONS[name]}" for name in figures]
     blocks = ["# Study", NOTES, *pictures, *(f"## {s.title}\n\n{markdown(s)}" for s in sheets)]
     write_text(out / "study.md", "\n\n".join(blocks) + "\n")
@@ -147,8 +150,8 @@ def _dice_sheet(title: str, arms: dict[Contender, Scores]) -> Sheet:
                      *(words.number(means[k]) for k in ORDER)])  # fmt: skip
         columns.append([scores.mean("dice") or 0.0, *(-1.0 if (value := means[k]) is None else value for k in ORDER)])
     competing = [i for i, c in enumerate(arms) if c.arm not in NO_COMPETITORS and names[c] == words.contender(c)]
-    bold = {(max((columns[i][j], -i) for i in competing)[1], j) for j in range(len(ORDER) + 1)} if len(competing) > 1 else set()
-    return Sheet(title, ["Arm", "Mean", *ORDER], rows, frozenset((-i, j + 1) for i, j in bold))
+    best = [max((columns[i][j], -i) for i in competing) for j in range(len(ORDER) + 1)] if len(competing) > 1 else []
+    return Sheet(title, ["Arm", "Mean", *ORDER], rows, frozenset((-i, j + 1) for j, (value, i) in enumerate(best) if value >= 0))
 
 
 def _gain_sheet(title: str, gains: dict[Contender, Gain], arms: dict[Contender, Scores], headroom: bool = True) -> Sheet:

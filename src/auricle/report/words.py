@@ -30,7 +30,7 @@ def contender(of: Contender) -> str:
 
 def budget(word: str) -> str:
     """A study's budget as shown."""
-    return f"{word} steps" if word.isdigit() else "early stopping"
+    return f"{word} steps" if word.isdecimal() else "early stopping"
 
 
 def setting(of: Setting) -> str:

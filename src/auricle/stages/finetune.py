@@ -1,5 +1,6 @@
 """Stage 6: fine-tune the segmenter on labeled cases, with or without generated pairs and a pre-trained encoder, or on generated pairs alone."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,8 +66,8 @@ class FinetuneStage:
     """Seed of everything random."""
 
     def __post_init__(self) -> None:
-        if self.ratio < 0:
-            raise ValueError(f"--ratio must not be negative, is {self.ratio}")
+        if not (math.isfinite(self.ratio) and self.ratio >= 0):
+            raise ValueError(f"--ratio must be finite and not negative, is {self.ratio}")
         if self.real_weight < 0:
             raise ValueError(f"--real-weight must not be negative, is {self.real_weight}")
         if not 0.0 <= self.real_from <= 1.0:

@@ -101,10 +101,10 @@ class StudyConfig:
             raise ValueError("--arms, --labelled and --ratio need at least one value each")
         if min(self.labelled) < 2:
             raise ValueError("--labelled must be at least 2: one case trains, one is held out for early stopping")
-        if min(self.ratio) < 0:
-            raise ValueError("--ratio must not be negative")
+        if not all(math.isfinite(r) and r >= 0 for r in self.ratio):
+            raise ValueError("--ratio must be finite and not negative")
         for word in self.budget:
-            if word != EARLY and not (word.isdigit() and int(word) > 0):
+            if word != EARLY and not (word.isdecimal() and int(word) > 0):
                 raise ValueError(f"--budget {word!r} is neither a number of steps nor {EARLY}")
         for name in self.arms:
             find_arm(name)

@@ -7,8 +7,9 @@ Tables of before had no column for the patient: there every case is one of its o
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,14 @@ NO_COMPETITORS = (BOUND, "decoded-upper-bound")
 
 @dataclass(frozen=True, order=True)
 class Setting:
-    """What a training was given, whatever its arm."""
+    """What a training was given, whatever its arm; budgets are ordered by their steps, early stopping last."""
 
     labelled: int
+    order: float = field(init=False, repr=False)
     budget: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "order", float(self.budget) if self.budget.isdecimal() else math.inf)
 
 
 @dataclass(frozen=True, order=True)
@@ -203,17 +208,18 @@ def gains(results: Results, setting: Setting, measure: str = "dice", beside: str
     if measure != "dice" or beside != BASELINE:
         return found
     bounds = [s for c, s in arms.items() if c.arm == BOUND]
-    return {c: replace(gain, share_of_headroom=_share(gain, arms[c], bounds, base)) for c, gain in found.items()}
+    return {c: replace(gain, share_of_headroom=_share(arms[c], bounds, base)) for c, gain in found.items()}
 
 
-def _share(gain: Gain, scores: Scores, bounds: Sequence[Scores], base: Scores) -> float | None:
-    """The gain as a share of the largest one of `bounds`, on the seeds and cases of that very gain."""
-    headroom = 0.0
+def _share(scores: Scores, bounds: Sequence[Scores], base: Scores) -> float | None:
+    """The gain as a share of the largest one of `bounds`, both on the seeds and cases that all three have."""
+    headroom, share = 0.0, None
     for bound in bounds:
-        patients, (best, least, _) = _common("dice", None, bound, base, scores)
-        difference = compare(best, least, patients)
-        headroom = max(headroom, difference.value if difference is not None else 0.0)
-    return gain.overall.value / headroom if headroom > 0 and gain.overall is not None else None
+        patients, (best, least, own) = _common("dice", None, bound, base, scores)
+        most, gain = compare(best, least, patients), compare(own, least, patients)
+        if most is not None and gain is not None and most.value > headroom:
+            headroom, share = most.value, gain.value / most.value
+    return share
 
 
 def _worst(arms: Iterable[Scores]) -> float:

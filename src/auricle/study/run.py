@@ -5,7 +5,7 @@ off is taken up again by whoever comes next.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from auricle.core import progress
 from auricle.core.errors import Busy, InputError
@@ -16,8 +16,10 @@ WAIT_SECONDS = 5.0
 """Between two looks at what other processes have finished."""
 
 
-def run_steps(steps: Sequence[Step], wait_seconds: float = WAIT_SECONDS) -> None:
+def run_steps(steps: Sequence[Step], wait_seconds: float = WAIT_SECONDS, after: Callable[[Step], None] = lambda step: None) -> None:
     """Run every step once, in an order that its inputs allow; returns when all are finished, by this process or others.
+
+    `after` is called with every step that this process has finished; not with those that were finished before.
 
     Raises `InputError` where a stage refuses its input.
     """
@@ -35,8 +37,11 @@ def run_steps(steps: Sequence[Step], wait_seconds: float = WAIT_SECONDS) -> None
             number = len(steps) - len(waiting) + 1 + place - len(left)
             progress.event("stage", name=step.name, number=number, total=len(steps))
             progress.report(f"[{number}/{len(steps)}] {step.name}")
+            new = fingerprint_of(step.out) is None
             try:
                 step.run(step.config, step.out)
+                if new:
+                    after(step)
             except Busy:
                 busy = True
                 left.append(step)
