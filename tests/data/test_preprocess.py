@@ -73,7 +73,7 @@ def test_every_orientation_returns_exactly(order: Any, signs: Any) -> None:
         there = np.rint(np.linalg.solve(turned.affine, affine @ [*index, 1]))[:3].astype(int)
         assert turned.image[tuple(there)] == 137
         assert np.array_equal(labels_to_source(turned.label, turned.affine, label.shape, affine), label)
-        same = to_grid(turned.image, turned.affine, affine, label.shape, order=1, outside=-1)
+        same = to_grid(turned.image, turned.affine, affine, label.shape, outside=-1)
         assert np.allclose(same, case.image, atol=1e-2)
 
 
@@ -108,7 +108,7 @@ def test_a_linear_field_is_resampled_exactly(spacing: Any, degrees: float, gradi
     field = np.einsum("i,ixyz->xyz", np.array(gradient), mm)
     grid = ModelGrid((5, 5, 5), (1.0, 1.0, 1.0))
     middle = (source @ [14.5, 14.5, 14.5, 1])[:3]
-    out = to_grid(field, source, grid.affine(middle), grid.size, order=1)
+    out = to_grid(field, source, grid.affine(middle), grid.size)
     at = np.indices(grid.size) + 0.0
     wanted = np.einsum("i,ixyz->xyz", np.array(gradient), at + (middle - 2).reshape(3, 1, 1, 1))
     assert np.allclose(out, wanted, atol=1e-3)
@@ -118,7 +118,7 @@ def test_outside_begins_at_the_outer_voxel_face() -> None:
     image = np.full((4, 4, 4), 50, np.int16)
     fine = np.diag([0.5, 0.5, 0.5, 1.0])
     fine[:3, 3] = -1.2
-    out = to_grid(image, np.eye(4), fine, (14, 14, 14), order=1, outside=-1024)
+    out = to_grid(image, np.eye(4), fine, (14, 14, 14), outside=-1024)
     at = -1.2 + 0.5 * np.arange(14)
     inside = (at >= -0.5) & (at <= 3.5)
     wanted = inside[:, None, None] & inside[:, None] & inside
@@ -166,7 +166,7 @@ def test_slabs_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def all_three() -> list[np.ndarray]:
         return [
-            to_grid(image, np.eye(4), target, (30, 33, 31), order=1),
+            to_grid(image, np.eye(4), target, (30, 33, 31)),
             label_to_grid(label, np.eye(4), target, (30, 33, 31)),
             labels_to_source(scores, np.eye(4), (30, 33, 31), target),
         ]
@@ -182,7 +182,7 @@ def test_winner_is_the_largest_interpolated_probability() -> None:
     scores = rng.dirichlet(np.full(9, 0.3), size=(9, 9, 9)).transpose(3, 0, 1, 2).astype(np.float32)
     fine = np.diag([0.4, 0.4, 0.4, 1.0])
     out = labels_to_source(scores, np.eye(4), (20, 20, 20), fine)
-    each = np.stack([to_grid(s, np.eye(4), fine, (20, 20, 20), order=1) for s in scores])
+    each = np.stack([to_grid(s, np.eye(4), fine, (20, 20, 20)) for s in scores])
     assert np.array_equal(out, each.argmax(axis=0))
 
 

@@ -66,7 +66,7 @@ def window(case: Case, center: NDArray[np.float64], grid: ModelGrid) -> Case:
     Outside the source the image (float32) is -1024 HU and the label background.
     """
     affine = grid.affine(center)
-    image = to_grid(case.image, case.affine, affine, grid.size, order=1, outside=AIR_HU)
+    image = to_grid(case.image, case.affine, affine, grid.size, outside=AIR_HU)
     label = None if case.label is None else label_to_grid(case.label, case.affine, affine, grid.size)
     return replace(case, image=image, affine=affine, label=label)
 
@@ -95,10 +95,9 @@ def to_grid(
     grid_affine: NDArray[np.float64],
     shape: tuple[int, int, int],
     *,
-    order: int = 1,
     outside: float = AIR_HU,
 ) -> NDArray[np.float32]:
-    """Resample a volume to another grid.
+    """Resample a volume linearly to another grid.
 
     Where the target is coarser, the source is first smoothed along each of its axes by a Gaussian of
     sd = sqrt(r^2 - 1) / 2.355 source voxels, r = target / source spacing: this matches the point spread of a
@@ -109,7 +108,6 @@ def to_grid(
         affine: voxel index of `image` to RAS mm.
         grid_affine: voxel index of the result to RAS mm.
         shape: shape of the result.
-        order: spline order, 0 nearest, 1 linear, 3 cubic.
         outside: value beyond the source, that is beyond the outer faces of its outermost voxels.
 
     Returns:
@@ -118,7 +116,7 @@ def to_grid(
     out = np.full(shape, outside, np.float32)
     step = np.linalg.inv(affine) @ grid_affine
     for box in slabs(step, reach(step, image.shape, shape)):
-        out[box] = sample(image.__getitem__, step, box, order, outside, image.shape)
+        out[box] = sample(image.__getitem__, step, box, outside, image.shape)
     return out
 
 
@@ -182,5 +180,5 @@ def right_angled(affine: NDArray[np.float64], shape: tuple[int, ...]) -> tuple[N
 def upright(image: NDArray[Any], affine: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """A sheared image (HU) and its affine on the right-angled grid that covers it; int16 stays int16."""
     grid, shape = right_angled(affine, image.shape)
-    out = to_grid(image, affine, grid, shape, order=1, outside=AIR_HU)
+    out = to_grid(image, affine, grid, shape, outside=AIR_HU)
     return (np.rint(out).astype(np.int16) if image.dtype == np.int16 else out), grid

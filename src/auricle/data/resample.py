@@ -40,13 +40,13 @@ def vote(
     """
     out = np.zeros(shape, np.uint8)
     for slab in slabs(step, reach(step, source, shape)):
-        best = sample(channels[0].part, step, slab, 1, 1.0, source)
+        best = sample(channels[0].part, step, slab, 1.0, source)
         winner = out[slab]
         for channel in channels[1:]:
             target = None if channel.box is None else _cut(reach(step, source, shape, channel.box), slab)
             if target is None:
                 continue
-            score = sample(channel.part, step, target, 1, 0.0, source)
+            score = sample(channel.part, step, target, 0.0, source)
             here = tuple(slice(t.start - s.start, t.stop - s.start) for t, s in zip(target, slab, strict=True))
             wins = score > best[here]
             best[here][wins] = score[wins]
@@ -58,16 +58,15 @@ def sample(
     read: Callable[[Box], NDArray[Any]],
     step: NDArray[np.float64],
     target: Box,
-    order: int,
     outside: float,
     extent: tuple[int, ...],
 ) -> NDArray[np.float32]:
-    """Values at the target voxels `target` of a source of shape `extent`; `step` maps target index to source index."""
+    """Linearly interpolated values at the target voxels `target` of a source of shape `extent`; `step` maps target index to source index."""
     shape = tuple(s.stop - s.start for s in target)
     matrix, shift = step[:3, :3], step[:3, 3] + step[:3, :3] @ [s.start for s in target]
     ratio = np.linalg.norm(matrix, axis=1)
     sd = np.where(ratio > 1.01, np.sqrt(np.maximum(ratio**2 - 1, 0)) / 2.355, 0.0)
-    margin = np.ceil(4 * sd).astype(int) + (12 if order > 1 else 2)
+    margin = np.ceil(4 * sd).astype(int) + 2
     need = _covering(matrix, shift, shape, margin, extent)
     if need is None:
         return np.full(shape, outside, np.float32)
@@ -76,7 +75,7 @@ def sample(
         part = ndimage.gaussian_filter(part.astype(np.float32), sd, mode="nearest", truncate=4.0)
     start = np.array([s.start for s in need])
     values: NDArray[np.float32] = ndimage.affine_transform(
-        part, matrix, shift - start, output_shape=shape, output=np.float32, order=order, mode="nearest"
+        part, matrix, shift - start, output_shape=shape, output=np.float32, order=1, mode="nearest"
     )
     values[~within(np.column_stack([matrix, shift]), extent, shape)] = outside
     return values
