@@ -30,10 +30,10 @@ Spacing = tuple[float, float, float]
 FILE = "texture.json"
 MOST_CASES = 32
 """Training cases whose texture is kept."""
-FLAT_MM = 8.0
-"""SD of the Gaussian that flattens: takes what is finer than about 30 mm, a decoder's blotches among it, and leaves slow mixing of contrast."""
-STANDS_OUT_HU = 40.0
-"""A voxel farther than this from its flattened surroundings is no blotch (SD about 10 HU)."""
+FLAT_MM = 14.0
+"""SD of the Gaussian that flattens: takes what is finer than about 50 mm, a decoder's blotches (of 10 to 30 mm) among it."""
+STANDS_OUT_HU = 60.0
+"""A voxel farther than this from its flattened surroundings is no blotch (SD about 13 HU): contrast that mixes, valves, leads, trabeculae."""
 
 
 def learn(pairs: Pairs, path: Path) -> None:
