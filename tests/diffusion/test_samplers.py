@@ -1,6 +1,7 @@
 """Samplers against the exact solution for Gaussian data, their order of convergence, and each other."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -37,6 +38,26 @@ def test_order_of_convergence(sampler, order: int) -> None:  # type: ignore[no-u
     assert errors[1] < 0.05
     measured = math.log2(errors[0] / errors[1])
     assert order - 0.35 < measured < order + 0.8
+
+
+def two_places(x: Tensor, sigma: Tensor) -> Tensor:
+    """E[x0 | x] for x0 ~ N(-1.5, 0.3^2) or N(1.5, 0.3^2)."""
+    variance = 0.3**2 + sigma.reshape(-1, *[1] * (x.ndim - 1)).square()
+    right = torch.sigmoid(2 * 1.5 * x / variance)
+    return right * (1.5 + 0.3**2 / variance * (x - 1.5)) + (1 - right) * (-1.5 + 0.3**2 / variance * (x + 1.5))
+
+
+@pytest.mark.parametrize("levels", [lambda n: flow_sigmas(n, shift=5.0, low=LOW), karras_sigmas])
+def test_few_steps_of_second_order_stand_the_first_ones_from_high_noise(levels: Callable[[int], Tensor]) -> None:
+    """Which lead from 80 or 1000 to a few; Heun's steps end nearer to the solution than as many of Euler's."""
+    noise = torch.randn(2000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    end = euler(two_places, noise * levels(2000)[0], levels(2000))
+
+    def error(sampler: Callable[..., Tensor], steps: int) -> float:
+        return float((sampler(two_places, noise * levels(steps)[0], levels(steps)) - end).square().mean().sqrt())
+
+    assert error(heun, 5) < error(euler, 5)
+    assert error(heun, 10) < 0.5 * error(euler, 10)
 
 
 def test_ddpm_reaches_the_data_distribution() -> None:

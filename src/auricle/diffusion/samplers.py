@@ -33,15 +33,20 @@ def euler(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def heun(denoise: Denoise, x: Tensor, sigmas: Tensor) -> Tensor:
-    """Second order steps (Karras et al. 2022, algorithm 1, without churn). Two evaluations a step, one in the last."""
+    """Second order steps (Karras et al. 2022, algorithm 1, without churn). Two evaluations a step, one in the last.
+
+    In the time of a rectified flow, t = sigma / (1 + sigma), where the state is x (1 - t): in sigma itself, whose first steps go from 1000 or from
+    80 to a few, a change of D(x, sigma) would count as often as sigma goes into the step.
+    """
     for now, then in itertools.pairwise(sigmas):
-        slope = (x - denoise(x, _level(now, x))) / now.to(x)
-        step = (then - now).to(x)
-        proposal = x + step * slope
+        time, next_time = (now / (1 + now)), (then / (1 + then))
+        state, step = (1 - time).to(x) * x, (next_time - time).to(x)
+        slope = (state - denoise(x, _level(now, x))) / time.to(x)
+        proposal = state + step * slope
         if then > 0:
-            second = (proposal - denoise(proposal, _level(then, x))) / then.to(x)
-            proposal = x + step * (slope + second) / 2
-        x = proposal
+            second = (proposal - denoise((1 + then).to(x) * proposal, _level(then, x))) / next_time.to(x)
+            proposal = state + step * (slope + second) / 2
+        x = (1 + then).to(x) * proposal
     return x
 
 
