@@ -60,12 +60,14 @@ def timing_ranges(timings: Sequence[str], hu: Sequence[tuple[float, float]]) -> 
 def metal_score(image: Image) -> float:
     """Sum in HU of the white top-hat (Serra 1982) above `TOP_HAT_HU`, over voxels brighter than `BRIGHT_HU`: thin bright things, not wide ones.
 
-    `image` is [x, y, z] in HU, clipped to 1000 here, as networks see it. The score grows with the amount of metal and is 0 without any.
+    Only the piece (26-neighborhood) of the largest sum counts: devices hang together, and single bright voxels, of bone or drawn at random, do
+    not. `image` is [x, y, z] in HU, clipped to 1000 here, as networks see it. The score grows with the metal and is 0 without any.
     """
     clipped = np.minimum(np.asarray(image, np.float32), 1000.0)
     hat = clipped - ndimage.grey_opening(clipped, size=(TOP_HAT_VOXELS,) * 3)
     found = (hat > TOP_HAT_HU) & (clipped > BRIGHT_HU)
-    return float((hat[found] - TOP_HAT_HU).sum())
+    pieces, count = ndimage.label(found, np.ones((3, 3, 3)))
+    return float(np.max(ndimage.sum(hat - TOP_HAT_HU, pieces, range(1, count + 1)), initial=0.0))
 
 
 def metal_threshold(scores: Sequence[float], metal: Sequence[bool]) -> float | None:

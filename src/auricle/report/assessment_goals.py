@@ -85,6 +85,7 @@ OBEYED = {
     "metal_obeyed_share": Measure("metal obeyed", "metal seen where asked for, and only there", low=0.95, digits=1, unit="%"),
     "metal_sensitivity": Measure("metal seen where asked for", "sensitivity", digits=1, unit="%"),
     "metal_specificity": Measure("no metal seen where none was asked for", "specificity", digits=1, unit="%"),
+    "metal_amount_ratio": Measure("amount of metal over that of training cases", "medians of those with metal", digits=2),
 }
 TEXTURE = {
     **{f"texture_sd_ratio_{t}": Measure(f"texture SD ratio in {t}", low=0.9, high=1.1) for t in TISSUES},

@@ -178,6 +178,9 @@ def requested(table: Mapping[str, Any], new: Surveyed, real: Surveyed, unseen: S
         flat[f"contrast_obeyed_share{name}"] = _share([h is not None and bool(ranges.obeyed(t, h)) for t, h in timed_pairs])
         rows = [] if threshold is None else [
             (m > threshold, bool(a["metal"])) for a, m in zip(wanted, seen.metal, strict=True) if a.get("metal") is not None]  # fmt: skip
+        amount = [m for a, m in zip(wanted, seen.metal, strict=True) if a.get("metal")]
+        usual = [m for m, there in metal if there]
+        flat[f"metal_amount_ratio{name}"] = _ratio(float(np.median(amount)), float(np.median(usual))) if amount and usual else None
         flat[f"metal_obeyed_share{name}"] = _share([a == b for a, b in rows])
         flat[f"metal_sensitivity{name}"] = _share([a for a, b in rows if b])
         flat[f"metal_specificity{name}"] = _share([not a for a, b in rows if not b])
