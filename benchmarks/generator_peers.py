@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from auricle.core.anatomy import LABEL_COUNT
-from auricle.core.machine import peak_gib
+from auricle.core.memory import peak_gib
 from auricle.core.seeds import torch_generator
 from auricle.data.labelcode import decode_label, pack
 from auricle.diffusion.noise import flow_sigmas

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from auricle import recipes
 from auricle.core import progress
-from auricle.core.machine import describe_machine, peak_gib
+from auricle.core.machine import describe_machine
+from auricle.core.memory import peak_gib
 from auricle.data.cohort import VirtualData
 from auricle.stages import autoencoder, cohort, diffusion, finetune, generate, pretrain
 from auricle.training.loop import FitConfig

@@ -149,7 +149,7 @@ def network(asked: Result) -> Result:
     """One training step, or one forward pass, on random values; its peak memory above the one before."""
     import torch
 
-    from auricle.core.machine import peak_gib
+    from auricle.core.memory import peak_gib
     from auricle.losses.segmentation import dice_cross_entropy
     from benchmarks.segmentation_nnunet import timed
 
@@ -314,7 +314,7 @@ The networks alone, on random values, the second of two calls; the memory is wha
 
 def one(asked: Result) -> None:
     """Do one job and print its result as the last line."""
-    from auricle.core.machine import peak_gib
+    from auricle.core.memory import peak_gib
 
     result = {"train": train, "predict": predict, "step": network, "forward": network}[asked["job"]](asked)
     print("\n" + json.dumps({**result, "peak_gib": peak_gib()}), flush=True)

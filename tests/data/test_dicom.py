@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from auricle.core import memory
 from auricle.core.errors import InputError
-from auricle.data import decoding, dicom_files
+from auricle.data import decoding, dicom, dicom_files
 from auricle.data.dicom import read_dicom
 from auricle.data.reading import read_scan
 
@@ -111,6 +112,14 @@ def test_padding(tmp_path: Path) -> None:
 def test_uneven_slices(tmp_path: Path, positions: list[float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_dicom(series(tmp_path, change=lambda n: {"ImagePositionPatient": [0, 0, positions[n]]}))
+
+
+def test_a_series_that_memory_cannot_hold_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = series(tmp_path)
+    monkeypatch.setattr(memory, "free_bytes", lambda: RAW.size * 8 - 1)
+    monkeypatch.setattr(dicom, "decode", None)
+    with pytest.raises(InputError, match=r"needs about .* GiB of memory, .* are free"):
+        read_dicom(folder)
 
 
 def test_positions_rounded_to_a_tenth_are_accepted(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from auricle.core import memory
 from auricle.core.errors import InputError
 from auricle.data import archive
 from auricle.data.cohort import FolderCohort, FolderData
@@ -131,6 +132,19 @@ def test_row_4_absurd_sizes_are_refused_before_allocating(tmp_path: Path, files:
     path = claiming(files, tmp_path / name, sizes)
     monkeypatch.setattr(np, "empty", None)
     refused(path, "claims")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_row_35_a_scan_that_memory_cannot_hold_is_refused_before_allocating(
+    tmp_path: Path, files: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    shape = (64, 64, 64)
+    path = files.write(tmp_path / name, volume(shape=shape), AFFINE)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 8 * 64**3)
+    assert read_scan(path)[0].image.shape == shape
+    monkeypatch.setattr(memory, "free_bytes", lambda: 8 * 64**3 - 1)
+    monkeypatch.setattr(np, "empty", None)
+    refused(path, "needs about 0.0 GiB of memory, 0.0 are free; .* crop")
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -12,7 +12,7 @@ import pytest
 from auricle import cli, recipes
 from auricle.cli import commands
 from auricle.core.errors import InputError
-from auricle.core.machine import free_bytes
+from auricle.core.memory import free_bytes
 from auricle.data.cohort import VirtualData
 from auricle.models.autoencoder import AutoencoderConfig
 from auricle.models.denoiser import DenoiserConfig

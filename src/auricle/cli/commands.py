@@ -26,7 +26,8 @@ from auricle.cli.options import (
 from auricle.core import progress
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
-from auricle.core.machine import describe_machine, free_bytes, peak_gib
+from auricle.core.machine import describe_machine
+from auricle.core.memory import free_bytes, peak_gib
 from auricle.data.cohort import FolderData
 from auricle.recipes import RecipeName
 from auricle.report import check_page

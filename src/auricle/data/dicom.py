@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auricle.core.errors import InputError
+from auricle.core.memory import check_free
 from auricle.data.decoding import decode_apart
 from auricle.data.dicom_files import Slice, decode, scan_folder
 from auricle.data.geometry import LPS_TO_RAS, MAX_AXIS, MAX_VOXELS, is_sheared
 from auricle.data.preprocess import AIR_HU
+from auricle.data.voxels import SCAN_BYTES
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,7 @@ def _pixels(slices: list[Slice]) -> tuple[NDArray[Any], list[str]]:
     """HU of every slice, padding set to -1024."""
     whole = all(s.slope.is_integer() and (math.isnan(s.intercept) or s.intercept.is_integer()) for s in slices)
     rows, columns = slices[0].shape
+    check_free(slices[0].path.parent, rows * columns * len(slices) * SCAN_BYTES)
     out = np.empty((columns, rows, len(slices)), np.int16 if whole else np.float32, order="F")
     notices: dict[str, int] = {}
     for n, (s, frames, padding) in enumerate(_decoded(slices)):

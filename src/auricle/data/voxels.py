@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 
 from auricle.core.arrays import in_memory_order, slabs
 from auricle.core.errors import InputError
+from auricle.core.memory import check_free
 from auricle.data.geometry import Shape
 
 Encoding = Literal["raw", "gzip", "zlib", "bzip2"]
+SCAN_BYTES = 8
+"""Memory that reading a voxel of a scan takes at its fullest moment, copies included (docs/results/segment-modes.md)."""
 CHUNK = 2**17
 """Bytes read at once: few enough to stay in the cache until they are copied."""
 MAX_EXPANSION: dict[str, int] = {"raw": 1, "gzip": 1032, "zlib": 1032, "bzip2": 2**17}
@@ -95,8 +98,12 @@ def read_voxels(
         count: number of volumes.
         index: the one to take.
         interleaved: the volumes' voxels alternate, rather than one volume following the other.
+
+    Raises:
+        InputError: less memory is free than a scan of that size takes, or the file does not hold what its header says.
     """
     voxels = math.prod(shape)
+    check_free(path, voxels * max(SCAN_BYTES, 2 * dtype.itemsize))
     raw = np.empty(voxels, dtype)
     if interleaved and count > 1:
         done, step = 0, max(1, CHUNK // (count * dtype.itemsize))
