@@ -24,7 +24,7 @@ def tiny() -> recipes.Recipe:
         autoencoder=replace(demo.autoencoder, network=AutoencoderConfig(channels=(8, 16), blocks=1), patch=(16, 16, 16), fit=fit),
         diffusion=replace(demo.diffusion, network=DenoiserConfig(channels=(8, 16), blocks=1), views=2, fit=replace(fit, ema_decay=0.9)),
         # Volumes and texture hang on thresholds, at which rounding decides for a network that has hardly been trained.
-        generate=replace(demo.generate, steps=3, batch_size=4, gate=False, restore=False, fit_volumes=False),
+        generate=replace(demo.generate, steps=3, batch_size=4, gate=False, restore=False, warp=False),
         pretrain=replace(demo.pretrain, network=network, fit=fit),
         finetune=replace(demo.finetune, network=network, fit=fit),
     )  # fmt: skip

@@ -160,7 +160,7 @@ def test_what_is_asked_for_reaches_the_record_and_the_network(run: Path, tmp_pat
 def test_tiles_and_guidance(run: Path, tmp_path: Path) -> None:
     images = {}
     for name, changes in {"whole": {}, "tiles": {"tile": 3}, "guided": {"guidance": 200.0}}.items():
-        out = generate.run(stage(run, gate=False, restore=False, fit_volumes=False, count=1, **changes), tmp_path / name)
+        out = generate.run(stage(run, gate=False, restore=False, warp=False, count=1, **changes), tmp_path / name)
         images[name] = read_nifti(out / "images" / "generated-3-0000.nii.gz")[0].astype(int)
     assert np.abs(images["whole"] - images["tiles"]).max() <= 1
     assert np.abs(images["whole"] - images["guided"]).max() > 1
@@ -171,7 +171,7 @@ def test_variation_says_how_far_a_pair_is_from_the_view_it_starts_from(run: Path
     seen = diffusion.views(run / "diffusion")
     distance, requested = [], []
     for share in (0.02, 0.5, 0.9):
-        config = stage(run, gate=False, restore=False, fit_volumes=False, count=1, variation=share)
+        config = stage(run, gate=False, restore=False, warp=False, count=1, variation=share)
         maker = generate.load(config)
         start = maker.start(0)
         view = decode(maker.decoder, seen.mean[start], maker.grid.spacing).image
@@ -196,8 +196,8 @@ def test_a_share_of_the_pairs_that_is_none_is_refused(run: Path, tmp_path: Path)
         finetune.run(alone, tmp_path / "none")
 
 
-def test_fitting_warps_image_and_label_map_together(run: Path, tmp_path: Path) -> None:
-    plain, fitted = (generate.run(stage(run, gate=False, restore=False, count=1, fit_volumes=fit), tmp_path / str(fit)) for fit in (False, True))
+def test_image_and_label_map_are_warped_together(run: Path, tmp_path: Path) -> None:
+    plain, fitted = (generate.run(stage(run, gate=False, restore=False, count=1, warp=warp), tmp_path / str(warp)) for warp in (False, True))
     name = "generated-3-0000.nii.gz"
     for folder in ("images", "labels"):
         assert not np.array_equal(*(read_nifti(f / folder / name)[0] for f in (plain, fitted)))
@@ -205,6 +205,7 @@ def test_fitting_warps_image_and_label_map_together(run: Path, tmp_path: Path) -
     asked = before["requested"]["volumes_ml"]
     assert after["requested"] == before["requested"]
     assert after["decoded_volumes_ml"] == before["decoded_volumes_ml"] == before["volumes_ml"]
+    assert after["decoded_location_mm"] == before["decoded_location_mm"]
     there = [k for k in asked if before["volumes_ml"][k] > 0]
     assert there
     far, near = (sum(abs(np.log(r["volumes_ml"][k] / asked[k])) for k in there if r["volumes_ml"][k]) for r in (before, after))

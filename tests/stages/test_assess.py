@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pytest
 
 from auricle.core.anatomy import KEYS
 from auricle.stages.assess import Surveyed, requested
@@ -35,16 +36,20 @@ def test_metal_that_no_training_case_tells_apart_is_not_measured() -> None:
         assert found["metal_obeyed_share"] == (1.0 if known else None)
 
 
-def test_volumes_and_timings_are_told_as_decoded_too() -> None:
+def test_volumes_locations_and_timings_are_told_as_decoded_too() -> None:
     volumes = [dict.fromkeys(KEYS, v) for v in (8.0, 10.0, 12.0, 15.0)]
-    new = Surveyed([f"g{i}" for i in range(4)], volumes, [], {}, np.empty((4, 0), np.float32), [None] * 4, [0.0] * 4, [], [0.0] * 4)
-    pairs = [{"requested": {"volumes_ml": v}, "decoded_volumes_ml": dict.fromkeys(KEYS, -v["LV"]), "retimed": i == 0} for i, v in enumerate(volumes)]
+    new = Surveyed([f"g{i}" for i in range(4)], volumes, [], {}, np.empty((4, 0), np.float32), [None] * 4, [0.0] * 4, [], [0.0, 1.0, 2.0, 3.0])
+    pairs = [
+        {"requested": {"volumes_ml": v, "location_mm": 2.0 * i}, "retimed": i == 0, "decoded_volumes_ml": dict.fromkeys(KEYS, -v["LV"]),
+         "decoded_location_mm": -3.0 * i} for i, v in enumerate(volumes)
+    ]  # fmt: skip
     real = surveyed([], [], [])
     found = requested({"pairs": pairs}, new, real, real)
+    assert (found["location_r"], found["location_r_decoded"]) == (pytest.approx(1.0), pytest.approx(-1.0))
     assert found["volume_r"] == found["volume_r_LAA"] == 1.0
     assert found["volume_r_decoded"] == found["volume_r_decoded_LAA"] == -1.0
     assert found["contrast_retimed_share"] == 0.25
     # Pairs of an earlier version have neither.
     earlier = requested({"pairs": [{"requested": p["requested"]} for p in pairs]}, new, real, real)
     assert earlier["volume_r"] == 1.0
-    assert earlier["volume_r_decoded"] is earlier["contrast_retimed_share"] is None
+    assert earlier["volume_r_decoded"] is earlier["location_r_decoded"] is earlier["contrast_retimed_share"] is None

@@ -71,21 +71,29 @@ def window(case: Case, center: NDArray[np.float64], grid: ModelGrid) -> Case:
     return replace(case, image=image, affine=affine, label=label)
 
 
-def heart_center(label: NDArray[np.uint8], affine: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Center (RAS mm) of the bounding box of myocardium and chambers; None where the label has none of them.
+def heart_extent(label: NDArray[np.uint8]) -> list[tuple[int, int]] | None:
+    """First and last voxel of myocardium and chambers along each axis of a label map [x, y, z]; None where it has none of them.
 
     The great vessels and the appendage are left out: how much of them is in view varies from scan to scan.
     """
     wanted = np.zeros(256, bool)
     wanted[[ID[key] for key in HEART]] = True
     found = wanted[label]
-    middle = []
+    extent = []
     for axis in range(3):
         hit = np.flatnonzero(found.any(axis=tuple(a for a in range(3) if a != axis)))
         if hit.size == 0:
             return None
-        middle.append((hit[0] + hit[-1]) / 2)
-    center: NDArray[np.float64] = (affine @ np.array([*middle, 1.0]))[:3]
+        extent.append((int(hit[0]), int(hit[-1])))
+    return extent
+
+
+def heart_center(label: NDArray[np.uint8], affine: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Center (RAS mm) of the box of `heart_extent`; None where there is none."""
+    extent = heart_extent(label)
+    if extent is None:
+        return None
+    center: NDArray[np.float64] = (affine @ np.array([*((low + high) / 2 for low, high in extent), 1.0]))[:3]
     return center
 
 

@@ -209,12 +209,11 @@ def _volumes(flat: Flat, measures: Measures) -> list[str]:
 def _requested(flat: Flat) -> list[str]:
     correlations = []
     for k, m in goals.CORRELATIONS.items():
-        before = k.replace("volume_r", "volume_r_decoded")
-        correlations.append((m.name, _text(flat, before) if before in goals.DECODED else words.NONE, _text(flat, k), m.goal, m.verdict(flat.get(k))))
+        correlations.append((m.name, _text(flat, k.replace("_r", "_r_decoded")), _text(flat, k), m.goal, m.verdict(flat.get(k))))
     obeyed = [(m.name, _text(flat, k), m.goal, m.verdict(flat.get(k)), MEASURES[k].text(flat.get(f"{k}_real")), m.meaning)
               for k, m in goals.OBEYED.items()]  # fmt: skip
     return [
-        "Correlation r of what was asked for with what came out (1: obeyed to the last), before pairs are warped to the volumes asked for and after:",
+        "Correlation r of what was asked for with what came out (1: obeyed to the last), before pairs are warped to what was asked for and after:",
         _table(("measure", "r, decoded", "r", "goal", "result"), correlations),
         "Contrast and metal, read off the image by rules learned from training cases; test cases show how good these rules are:",
         _table(("measure", "generated", "goal", "result", "test cases", "meaning"), obeyed),

@@ -77,8 +77,8 @@ CORRELATIONS = {
     **{f"volume_r_{s.key}": Measure(f"r of the {s.name}'s volume ({s.key})", low=0.9) for s in STRUCTURES},
     "location_r": Measure("r of the location", low=0.9),
 }
-DECODED = {k.replace("volume_r", "volume_r_decoded"): Measure(m.name) for k, m in CORRELATIONS.items() if k.startswith("volume_r")}
-"""The same before pairs are warped to the volumes asked for."""
+DECODED = {k.replace("_r", "_r_decoded"): Measure(m.name) for k, m in CORRELATIONS.items()}
+"""The same before pairs are warped to the volumes and the location asked for."""
 OBEYED = {
     "contrast_obeyed_share": Measure("contrast timing obeyed", "HU of both ventricles in the timing's range", low=0.95, digits=1, unit="%"),
     "contrast_retimed_share": Measure("put in after decoding", "the network had drawn another timing", digits=1, unit="%"),

@@ -165,8 +165,9 @@ def requested(table: Mapping[str, Any], new: Surveyed, real: Surveyed, unseen: S
         known = [r for r in rs.values() if r is not None]
         flat[f"volume_r{name}"] = float(np.mean(known)) if known else None
         flat |= {f"volume_r{name}_{k}": r for k, r in rs.items()}
-    places = zip((a.get("location_mm") for a in asked), new.location_mm, strict=True)
-    flat["location_r"] = _correlation([(a, b) for a, b in places if a is not None and b is not None])
+    for name, found in (("", new.location_mm), ("_decoded", [p.get("decoded_location_mm") for p in table["pairs"]])):
+        places = zip((a.get("location_mm") for a in asked), found, strict=True)
+        flat[f"location_r{name}"] = _correlation([(a, b) for a, b in places if a is not None and b is not None])
     timed = [(a["contrast"], h) for a, h in zip(real.attributes, real.chamber_hu, strict=True) if a.get("contrast") and h is not None]
     ranges = obedience.timing_ranges([t for t, _ in timed], [h for _, h in timed])
     flat["contrast_retimed_share"] = _share([p["retimed"] for p in table["pairs"] if "retimed" in p])

@@ -61,9 +61,9 @@ class GenerateStage:
     model is free."""
     guidance: float = 1.0
     """Weight of classifier-free guidance: 1 follows the conditions, more exaggerates them and evaluates the network twice a step."""
-    fit_volumes: bool = True
-    """Warp each pair, image and label map together, so that its structures come near the volumes asked for. It stops at a threshold: rounding, as by
-    another batch size or in tiles, may then move a border a little."""
+    warp: bool = True
+    """Warp each pair, image and label map together, so that its structures come near the volumes asked for, and its heart near the location. It stops
+    at a threshold: rounding, as by another batch size or in tiles, may then move a border a little."""
     sampler: SamplerName = "dpmpp"
     """How the noise is removed; ddpm is the paper's, with its 1000 steps."""
     steps: int = 20
@@ -111,6 +111,8 @@ class Candidate:
     """SD in HU of each tissue before restoration, of every `MEASURED_EVERY`-th candidate."""
     volumes_ml: dict[str, float]
     """Volumes as decoded, before the warp to those asked for."""
+    location_mm: float | None
+    """Location as decoded."""
     retimed: bool
     """Whether the contrast timing asked for had to be put in."""
     specks: float
@@ -174,7 +176,7 @@ class Maker:
 
     def _finish(self, index: int, asked: Conditions, latent: Tensor) -> Candidate:
         c, spacing = self.config, self.grid.spacing
-        decoded = decode(self.decoder, latent, spacing, c.tile, asked.volumes_ml() if c.fit_volumes else None)
+        decoded = decode(self.decoder, latent, spacing, c.tile, asked if c.warp else None)
         image, label = decoded.image, decoded.label
         specks = anatomy.speck_share(label, float(np.prod(spacing)) / 1000.0)
         verdict = gate.judge(label, spacing, mend=c.gate)
@@ -191,7 +193,7 @@ class Maker:
         if self.audit is not None:
             verdict = gate.audited(verdict, image, spacing, self.audit)
         kept = np.rint(image).astype(np.int16)
-        return Candidate(self.name(index), asked, kept, before, decoded.volumes_ml, retimed, specks, verdict)
+        return Candidate(self.name(index), asked, kept, before, decoded.volumes_ml, decoded.location_mm, retimed, specks, verdict)
 
 
 def run(config: GenerateStage, out: Path) -> Path:
@@ -326,7 +328,8 @@ def describe(candidate: Candidate, maker: Maker) -> dict[str, Any]:
         "copy": v.copy, "nearest": match, "complete": anatomy.is_complete(v.label, voxel_ml),
         "speck_share_before": candidate.specks, "speck_share": anatomy.speck_share(v.label, voxel_ml), "decoded_sd_hu": candidate.decoded,
         "volumes_ml": {k: round(x, 3) for k, x in anatomy.volumes_ml(v.label, voxel_ml).items()},
-        "decoded_volumes_ml": {k: round(x, 3) for k, x in candidate.volumes_ml.items()}, "retimed": candidate.retimed,
+        "decoded_volumes_ml": {k: round(x, 3) for k, x in candidate.volumes_ml.items()},
+        "decoded_location_mm": None if candidate.location_mm is None else round(candidate.location_mm, 3), "retimed": candidate.retimed,
     }  # fmt: skip
 
 

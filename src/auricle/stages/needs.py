@@ -188,7 +188,7 @@ def _generate(config: GenerateStage, known: Known) -> Need:
     refining = None
     if config.restore and config.refiner is not None:
         refining = passes.refining(known.latest(RefinerStage).network, 1, known.grid.size, False)
-    fits = config.fit_volumes and (config.complete or bool(config.conditions.volume))
+    fits = config.warp and (config.complete or bool(config.conditions.volume) or config.conditions.location_mm is not None)
     fitting = known.voxels * FIT_BYTES if fits else 0
     moments = (
         sampling.peak_bytes,

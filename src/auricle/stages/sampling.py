@@ -1,7 +1,7 @@
 """From noise to image and label map: the noise levels of a sampler, latents, and what the autoencoder makes of them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from auricle.core.errors import InputError
-from auricle.data.conditions import Conditions
+from auricle.data.conditions import Conditions, measured
 from auricle.data.labelcode import decode_label
+from auricle.data.pair_fit import fit_pair
 from auricle.data.preprocess import to_hu
-from auricle.data.volume_fit import fit_volumes
 from auricle.diffusion.noise import cosine_sigmas, flow_sigmas, karras_sigmas
 from auricle.diffusion.parameterization import Kind
 from auricle.diffusion.samplers import SamplerName, sample
@@ -28,7 +28,7 @@ LOW = (0.1, 0.03)
 
 @dataclass(frozen=True)
 class Decoded:
-    """What the autoencoder makes of a latent, warped to volumes where that was asked for; arrays are [x, y, z]."""
+    """What the autoencoder makes of a latent, warped to volumes and location where that was asked for; arrays are [x, y, z]."""
 
     image: NDArray[np.float32]
     """HU."""
@@ -36,6 +36,8 @@ class Decoded:
     """Label map."""
     volumes_ml: dict[str, float]
     """Volumes before the warp."""
+    location_mm: float | None
+    """Location before the warp."""
 
 
 def sigmas_for(kind: Kind, sampler: SamplerName, steps: int, shift: float = 1.0, variation: float = 1.0) -> Tensor:
@@ -76,13 +78,16 @@ def sample_latents(
 
 @torch.no_grad()
 def decode(
-    network: Autoencoder, latent: Tensor, spacing: tuple[float, float, float], tile: int | None = None, volumes_ml: Mapping[str, float] | None = None
-) -> Decoded:
-    """Image and label map of one latent (C, ..), in tiles of `tile` latent voxels where that is given, warped to `volumes_ml` by `fit_volumes`."""
+    network: Autoencoder, latent: Tensor, spacing: tuple[float, float, float], tile: int | None = None, asked: Conditions | None = None
+) -> Decoded:  # fmt: skip
+    """Image and label map of one latent (C, ..), in tiles of `tile` latent voxels where that is given, warped to what is `asked` by `fit_pair`."""
     if not latent.isfinite().all():
         raise InputError("sampling gave numbers that are not finite: take more --steps or another --sampler")
     latent = latent[None].contiguous(memory_format=torch.channels_last_3d)
     image, label = (part[0].float().cpu().contiguous() for part in (network.decode(latent) if tile is None else network.decode_tiled(latent, tile)))
-    volumes = anatomy.volumes_ml(decode_label(label[None])[0].numpy(), math.prod(spacing) / 1000.0)
-    values, label = fit_volumes(image[0], label, volumes_ml or {}, spacing)
-    return Decoded(to_hu(values.numpy()), decode_label(label[None])[0].numpy(), volumes)
+    drawn = decode_label(label[None])[0].numpy()
+    volumes, location = anatomy.volumes_ml(drawn, math.prod(spacing) / 1000.0), measured({}, drawn, spacing).location_mm
+    values = image[0]
+    if asked is not None:
+        values, label = fit_pair(values, label, spacing, asked.volumes_ml(), asked.location_mm)
+    return Decoded(to_hu(values.numpy()), decode_label(label[None])[0].numpy(), volumes, location)
