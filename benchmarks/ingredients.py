@@ -1,6 +1,6 @@
 """Arms for the ablation of `ours-plus` (docs/results/study.md).
 
-    auricle study --out runs/study --arms baseline,ours-plus,benchmarks.ingredients:plus_plain,benchmarks.ingredients:mixed ..
+    PYTHONPATH=. auricle study --out runs/study --arms baseline,ours-plus,benchmarks.ingredients:plus_plain,benchmarks.ingredients:mixed ..
 """
 
 from dataclasses import replace

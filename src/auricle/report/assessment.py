@@ -33,7 +33,7 @@ FIGURES: dict[str, tuple[str, str, str]] = {
                 "gray levels as below.", "the run was not audited, or its cohort is not there"),
     "pairs": ("Training cases beside generated pairs",
               "The first of each, not picked for their looks: axial, coronal and sagittal. R: the patient's right, A: anterior, S: superior. "
-              f"Colors are those of `volumes.png`; gray levels run from {words.number(WINDOW_HU[0], 0)} to {words.number(WINDOW_HU[1], 0)} HU.",
+              f"Colors are those of the volumes above; gray levels run from {words.number(WINDOW_HU[0], 0)} to {words.number(WINDOW_HU[1], 0)} HU.",
               "neither cohort nor generated pairs are there"),
 }  # fmt: skip
 """Name to alternative text, caption, and why it may be left out."""
@@ -120,7 +120,7 @@ def _page(run: RunFolder, flat: Flat, measures: Measures, drawn: set[str]) -> st
         "## Memorization", *_memorization(flat, measures), _figure("closest", drawn),
         "## Pairs", _figure("pairs", drawn),
         "## Where these numbers come from", _table(("what", "value"), [(name, escape(value)) for name, value in tables.provenance_rows(run)]),
-        "The same numbers for machines are in `assessment.json` in the run's folder; figures are drawn from `measures.json` beside this page.",
+        "The same numbers for machines are in `assessment.json` in the run's folder; figures are drawn from the run's `assessment/measures.json`.",
     ]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
