@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import auricle
 from auricle.core.errors import InputError
 from auricle.core.files import atomic_path, read_json, scratch_folder, write_json
 from auricle.core.runs import Run, finished, read_metrics
-from auricle.core.seeds import derive, epoch_order
+from auricle.core.seeds import derive, epoch_order, seed_torch
 
 
 def test_a_finished_run_is_done_for_its_own_configuration_alone(tmp_path: Path) -> None:
@@ -27,6 +28,45 @@ def test_a_finished_run_is_done_for_its_own_configuration_alone(tmp_path: Path) 
         other.begin()
     with pytest.raises(InputError, match=r"holds another run \(the upstream it was made from has changed\)"):
         Run(tmp_path / "r", "generate", {"a": 1}, {"upstream": "changed"}).begin()
+
+
+def test_a_run_that_another_process_began_before_the_lock_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = Run(tmp_path / "r", "generate", {"a": 2}, {})
+    lock = late._lock
+
+    def overtaken() -> None:
+        write_json(tmp_path / "r" / "config.json", {"stage": "generate", "config": {"a": 1}, "inputs": {}})
+        lock()
+
+    monkeypatch.setattr(late, "_lock", overtaken)
+    with pytest.raises(InputError, match=r"holds another run \(a: 1 -> 2\)"):
+        late.begin()
+    assert not (tmp_path / "r" / "lock").exists()
+
+
+def test_a_number_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--fit\.learning-rate must be a finite number"):
+        Run(tmp_path / "r", "generate", {"a": [1.0], "fit": {"learning_rate": float("inf")}}, {})
+
+
+def test_two_processes_of_one_number_may_write_one_file(tmp_path: Path) -> None:
+    """Two containers that share a folder each have their process 1."""
+    with atomic_path(tmp_path / "a") as one, atomic_path(tmp_path / "a") as other:
+        assert one != other
+        one.write_text("one")
+        other.write_text("other")
+    assert (tmp_path / "a").read_text() == "one"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_seeds_of_any_size_start_pytorch() -> None:
+    drawn = []
+    for seed in (0, 3, 2**70 + 3, -1):
+        seed_torch(seed)
+        drawn.append(float(torch.rand(())))
+    torch.manual_seed(3)
+    assert drawn[1] == float(torch.rand(()))
+    assert len(set(drawn)) >= 3
 
 
 def test_a_folder_of_another_stage_is_refused(tmp_path: Path) -> None:

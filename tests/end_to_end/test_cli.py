@@ -43,6 +43,8 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["generate", "-n", "2", "--run", "nowhere"], "nowhere/autoencoder holds no finished autoencoder"),
         (["generate", "--run", "nowhere", "--cohort", "c"], "--run stands for --autoencoder, --diffusion and --cohort"),
         (["plan", "--memory", "lots"], "--memory 'lots' is no size"),
+        (["plan", "--label-map", "1=LV"], "give --data too"),
+        (["evaluate", "--out", "x", "--cohort", "c", "--model", "m", "--tolerance-mm", "-1"], "--tolerance-mm must be positive"),
     ],
 )
 def test_wrong_arguments_are_named_in_one_line(

@@ -187,6 +187,12 @@ def test_variation_says_how_far_a_pair_is_from_the_view_it_starts_from(run: Path
     assert requested[0]["volumes_ml"]["LV"] == pytest.approx(near["LV"], rel=0.05)
 
 
+def test_a_gate_without_a_cohort_says_that_copies_go_unseen(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, cohort, said in (("with", run / "cohort", False), ("without", None, True)):
+        generate.run(stage(run, cohort=cohort, count=1, tries=1, restore=False), tmp_path / name)
+        assert ("copies of training cases are not looked for" in " ".join(capsys.readouterr().err.split())) == said
+
+
 def test_a_share_of_the_pairs_that_is_none_is_refused(run: Path, tmp_path: Path) -> None:
     pairs = generate.run(stage(run, gate=False, count=1), tmp_path / "pairs")
     fit = FitConfig(steps=2, batch_size=2, validate_every=2)

@@ -29,7 +29,7 @@ from auricle.stages.finetune import FinetuneStage
 from auricle.stages.fold import FoldStage
 from auricle.stages.pairs import cohort_pairs
 from auricle.stages.round_trip import RoundTripStage
-from auricle.study.arms import STUDY_ARMS, Shared
+from auricle.study.arms import STUDY_ARMS, Arm, Shared
 from auricle.study.plan import Cell, StudyConfig, StudyPlan, plan_study
 from auricle.study.results import COLUMNS, collect
 from auricle.study.run import run_steps
@@ -392,9 +392,25 @@ def test_an_arm_of_ones_own(tiny: recipes.Recipe, tmp_path: Path) -> None:
     assert "pretrain" not in {s.name.split()[0] for s in made.steps}
 
 
+@pytest.mark.parametrize(("arm", "message"), [
+    (lambda shared: None, "returns NoneType, not a FinetuneStage"), (lambda shared: replace(shared.finetune, typo=1), "TypeError: .*typo"),
+])  # fmt: skip
+def test_a_fault_in_an_arm_of_ones_own_is_one_line(
+    tiny: recipes.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arm: Arm, message: str
+) -> None:  # fmt: skip
+    monkeypatch.setitem(STUDY_ARMS, "own", arm)
+    with pytest.raises(InputError, match=f"--arms own: {message}"):
+        plan(tiny, tmp_path, replace(CONFIG, arms=("own",)))
+
+
+def test_a_size_named_twice_is_run_and_listed_once(tiny: recipes.Recipe, tmp_path: Path) -> None:
+    once, twice = (plan(tiny, tmp_path, replace(CONFIG, arms=("baseline",), labelled=sizes)) for sizes in ((2,), (2, 2)))
+    assert twice == once
+
+
 @pytest.mark.parametrize(("values", "message"), [
     ({"arms": ("theirs",)}, "choose from baseline"), ({"arms": ("no.such:arm",)}, "ModuleNotFoundError"),
-    ({"arms": ("math:arm",)}, "AttributeError"), ({"labelled": (1,)}, "at least 2"),
+    ({"arms": ("math:arm",)}, "AttributeError"), ({"arms": ("math:pi",)}, "no function"), ({"labelled": (1,)}, "at least 2"),
     ({"budget": ("soon",)}, "'soon'"), ({"seeds": 0}, "--seeds"), ({"ratio": (-1.0,)}, "--ratio"), ({"ratio": ()}, "at least one value"),
     ({"ratio": (math.inf,)}, "--ratio"), ({"ratio": (math.nan,)}, "--ratio"), ({"budget": ("\u00b2",)}, "neither"),
 ])  # fmt: skip

@@ -1,12 +1,16 @@
 """Obedience: what a pair does not show is not obeyed, and what no training case tells apart is not measured."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from auricle.core.anatomy import KEYS
-from auricle.stages.assess import Surveyed, requested
+from auricle.core.anatomy import ID, KEYS
+from auricle.models.features import RandomEncoder
+from auricle.stages.assess import Surveyed, requested, survey
+from auricle.stages.pairs import Grid, Item, Pairs
 
 
 def surveyed(asked: list[dict[str, Any]], hu: list[tuple[float, float] | None], metal: list[float]) -> Surveyed:
@@ -26,6 +30,20 @@ def test_a_pair_without_ventricles_obeys_no_timing() -> None:
     # One of three; of early scans no training case says how they look.
     assert found["contrast_obeyed_share"] == 1 / 3
     assert found["contrast_obeyed_share_real"] == 1.0
+
+
+def test_a_timing_that_no_table_gives_is_read_off_the_image() -> None:
+    label = np.zeros((24, 24, 24), np.uint8)
+    label[4:12, 8:16, 8:16], label[12:20, 8:16, 8:16] = ID["LV"], ID["RV"]
+    image = np.where(label == ID["LV"], 400, np.where(label == ID["RV"], 150, 0)).astype(np.int16)
+
+    class One(Pairs):
+        def hu(self, index: int) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+            return image, label
+
+    told = [{}, {"contrast": "early"}]
+    found = survey(One([Item("a", "a", Path(), Path(), np.eye(4), t) for t in told], Grid((24, 24, 24), (2.5, 2.5, 2.5))), "test", RandomEncoder())
+    assert [a["contrast"] for a in found.attributes] == ["chase", "early"]
 
 
 def test_metal_that_no_training_case_tells_apart_is_not_measured() -> None:

@@ -14,7 +14,7 @@ PAIRS = Path("pairs")
     ({"ratio": -1.0}, "--ratio"), ({"real_weight": -1}, "--real-weight must not be negative"), ({"real_from": 1.5}, "--real-from"),
     ({"real_weight": 0}, "give --generated"), ({"real_weight": 0, "generated": PAIRS, "ratio": 0.0}, "a --ratio above 0"),
     ({"real_weight": 0, "generated": PAIRS, "real_from": 0.5}, "no --real-from"),
-    ({"initial": PAIRS, "pretrained": PAIRS}, "give one of them"), ({"patch": (30, 32, 32)}, "multiples"),
+    ({"initial": PAIRS, "pretrained": PAIRS}, "give one of them"), ({"patch": (30, 32, 32)}, "multiples"), ({"focus": 50.0}, "--focus is a share"),
 ])  # fmt: skip
 def test_what_cannot_be_trained_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

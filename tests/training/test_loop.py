@@ -93,7 +93,7 @@ def test_a_loss_that_is_not_finite_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "values", [{"steps": 0}, {"steps": None}, {"batch_size": 0}, {"learning_rate": 0.0}, {"patience": 0}, {"validate_every": 0},
-               {"clip_norm": 0.0}, {"ema_decay": 1.0}, {"ema_decay": -0.1}]
+               {"clip_norm": 0.0}, {"ema_decay": 1.0}, {"ema_decay": -0.1}, {"weight_decay": -0.01}]
 )
 def test_impossible_settings_name_their_flag(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="--fit"):

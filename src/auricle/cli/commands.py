@@ -329,6 +329,8 @@ def plan_recipe(options: Annotated[PlanOptions, tyro.conf.arg(name="")], show: S
     """Estimate memory and time of every stage of a recipe on this machine, before anything runs."""
     _configure(show)
     memory = None if options.memory is None else plan.parse_size(options.memory)
+    if options.data is None and options.label_map is not None:
+        raise InputError("--label-map describes your own cohort: give --data too")
     data = None if options.data is None else FolderData(options.data, "folder", options.label_map)
     steps = recipes.steps(recipes.recipe(options.recipe), Path("runs") / options.recipe, data, options.seed, Hardware())
     estimates = plan.plan([(s.name, s.config) for s in steps], memory, measure_rate())

@@ -65,7 +65,7 @@ class StudyOptions:
     arms: tuple[str, ...] = DEFAULT_ARMS
     """Arms to compare: those named, and MODULE:FUNCTION for one of your own."""
     labelled: tuple[str, ...] = ("8",)
-    """Numbers of labeled training cases."""
+    """Numbers of labeled training patients."""
     ratio: tuple[str, ...] = ("3",)
     """Generated pairs for each labeled case."""
     budget: tuple[str, ...] = ()

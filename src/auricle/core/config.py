@@ -6,6 +6,7 @@ Every run folder holds the configuration that made it. Reading is strict: an unk
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -35,8 +36,20 @@ def from_json(kind: type[T], value: Any, where: str = "config") -> T:
 
 def digest(value: Any) -> str:
     """SHA-256 (hex) of a configuration or of any JSON value, independent of key order."""
-    text = json.dumps(to_json(value), sort_keys=True, allow_nan=False)
+    plain = to_json(value)
+    if (odd := _not_finite(plain)) is not None:
+        raise ValueError(f"--{odd.removeprefix('config.').replace('_', '-')} must be a finite number")
+    text = json.dumps(plain, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _not_finite(value: Any, where: str = "") -> str | None:
+    """Where in a JSON value a number is NaN or infinite; None where all are finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return where
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = (_not_finite(v, f"{where}.{k}".lstrip(".") if isinstance(value, dict) else where) for k, v in inner)
+    return next((f for f in found if f is not None), None)
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:

@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
     On an error the temporary file is removed and `target` stays as it was.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{os.getpid()}.{target.name}")
+    # Processes of one number may write from several machines, or containers, to one folder.
+    temporary = target.with_name(f".{os.getpid()}.{secrets.token_hex(4)}.{target.name}")
     try:
         yield temporary
         with temporary.open("rb+") as handle:

@@ -47,13 +47,8 @@ class Run:
 
         With `renew`, a run of the same configuration whose inputs have changed is begun again. Returns whether it was.
         """
-        existing, outdated = self.folder / "config.json", False
-        if existing.exists():
-            before = _description_of(self.folder)
-            changes = _changes(before, self.description)
-            outdated = renew and bool(changes) and {**before, "inputs": None} == {**self.description, "inputs": None}
-            if changes and not outdated:
-                raise InputError(f"{self.folder} holds another run ({'; '.join(changes[:4])}): choose another --out or remove that folder")
+        existing = self.folder / "config.json"
+        self._outdated(renew)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.folder).free
@@ -64,6 +59,11 @@ class Run:
         if not os.access(self.folder, os.W_OK):
             raise InputError(f"cannot write to {self.folder}: permission denied")
         self._lock()
+        try:
+            outdated = self._outdated(renew)  # another process may have begun a run of its own before the lock
+        except InputError:
+            self.release()
+            raise
         remove_leftovers(self.folder)
         if self.done:
             # Another process finished between the look at done.json and the lock.
@@ -73,6 +73,17 @@ class Run:
             (self.folder / "done.json").unlink(missing_ok=True)
         if outdated or not existing.exists():
             write_json(existing, self.description)
+        return outdated
+
+    def _outdated(self, renew: bool) -> bool:
+        """Whether the folder holds this run of inputs that have changed, to be begun again; raises `InputError` where it holds another."""
+        if not (self.folder / "config.json").exists():
+            return False
+        before = _description_of(self.folder)
+        changes = _changes(before, self.description)
+        outdated = renew and bool(changes) and {**before, "inputs": None} == {**self.description, "inputs": None}
+        if changes and not outdated:
+            raise InputError(f"{self.folder} holds another run ({'; '.join(changes[:4])}): choose another --out or remove that folder")
         return outdated
 
     def finish(self, **facts: Any) -> None:

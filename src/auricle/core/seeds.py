@@ -15,6 +15,11 @@ def derive(seed: int, purpose: str, *indices: int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def seed_torch(seed: int) -> None:
+    """Seed PyTorch's own generator, which draws the first weights of a network; a seed of any size will do."""
+    torch.manual_seed(seed % 2**63)
+
+
 def torch_generator(seed: int, purpose: str, *indices: int) -> torch.Generator:
     """A CPU generator seeded by `derive`."""
     return torch.Generator().manual_seed(derive(seed, purpose, *indices))

@@ -37,7 +37,7 @@ class AugmentConfig:
     crop_scale: tuple[float, float] = (0.8, 1.0)
     """Edge of the in-plane crop as a share of the field of view, smallest and largest."""
     shift_mm: float = 15.0
-    """Largest move of the field of view along an axis."""
+    """Largest move of the field of view along an axis. Patches lie where they are drawn: with a patch it has no effect."""
     far_probability: float = 0.0
     """Probability of looking elsewhere instead: the field of view is moved by up to `far_mm`, so that the heart is cut or out of sight."""
     far_mm: float = 80.0

@@ -105,7 +105,7 @@ def measures(real: Surveyed, unseen: Surveyed, new: Surveyed, table: Mapping[str
 def survey(pairs: Pairs, name: str, encoder: RandomEncoder) -> Surveyed:
     """Measure every pair of a set once."""
     spacing, voxel_ml = pairs.grid.spacing, float(np.prod(pairs.grid.spacing)) / 1000.0
-    found = Surveyed([i.id for i in pairs.items], [], [], {}, np.empty((len(pairs), 0), np.float32), [], [], [i.attributes for i in pairs.items], [])
+    found = Surveyed([i.id for i in pairs.items], [], [], {}, np.empty((len(pairs), 0), np.float32), [], [], [], [])
     rows = []
     for i in progress.track(range(len(pairs)), f"measure {name}", len(pairs)):
         image, label = pairs.hu(i)
@@ -119,7 +119,11 @@ def survey(pairs: Pairs, name: str, encoder: RandomEncoder) -> Surveyed:
             rows.append(encoder(network_units(torch.from_numpy(image))[None, None], torch.from_numpy(label)[None])[0].numpy())
         found.chamber_hu.append(obedience.chamber_hu(image, label))
         found.metal.append(obedience.metal_score(image))
-        found.location_mm.append(measured({}, label, spacing).location_mm)
+        attributes = pairs.items[i].attributes
+        # Where no table gives the contrast timing it is read off the image, as it was for the diffusion model.
+        met = measured(attributes, label, spacing, image)
+        found.attributes.append({**attributes, "contrast": met.contrast})
+        found.location_mm.append(met.location_mm)
     return Surveyed(**{**vars(found), "features": np.stack(rows)})
 
 

@@ -14,6 +14,7 @@ from auricle.core import progress
 from auricle.core.config import from_json
 from auricle.core.files import write_json
 from auricle.core.runs import Run, finished
+from auricle.core.seeds import seed_torch
 from auricle.data.augment import AugmentConfig
 from auricle.data.labelcode import decode_label, pack
 from auricle.data.preprocess import to_hu
@@ -21,7 +22,7 @@ from auricle.losses.autoencoding import AutoencoderLossConfig, autoencoder_loss
 from auricle.metrics import anatomy, fidelity, overlap
 from auricle.models.autoencoder import Autoencoder, AutoencoderConfig, kl_divergence
 from auricle.stages import restoration
-from auricle.stages.pairs import Pairs, Triple, check_grid, cohort_pairs
+from auricle.stages.pairs import Pairs, Triple, check_focus, check_grid, cohort_pairs
 from auricle.stages.weights import for_inference, load_state, read_model, save_model
 from auricle.training.loop import FitConfig, Hardware, Plan, fit
 
@@ -50,6 +51,7 @@ class AutoencoderStage:
     """Seed of everything random."""
 
     def __post_init__(self) -> None:
+        check_focus(self.focus)
         if self.patch is not None and any(n < 1 or n % self.network.downsampling for n in self.patch):
             raise ValueError(f"--patch must be multiples of {self.network.downsampling} for this network, not {self.patch}")
 
@@ -64,7 +66,7 @@ def run(config: AutoencoderStage, out: Path) -> Path:
     check_grid(train.grid.size, config.network.downsampling, config.patch)
     config.hardware.fabric()
     this.begin()
-    torch.manual_seed(config.seed)
+    seed_torch(config.seed)
     network = Autoencoder(config.network)
     plan = Plan(len(train), _loss(config, train), lambda net: _validate(net, held_out), "label_dice", "max")
     facts = fit(this, network, plan, config.fit, config.hardware, config.seed, "autoencoder")

@@ -15,7 +15,7 @@ from auricle.core.config import from_json, to_json
 from auricle.core.errors import InputError
 from auricle.core.files import read_json
 from auricle.core.runs import Run, finished
-from auricle.core.seeds import torch_generator
+from auricle.core.seeds import seed_torch, torch_generator
 from auricle.data import conditions
 from auricle.data.augment import AugmentConfig
 from auricle.data.conditions import Conditions, Scales
@@ -92,7 +92,7 @@ def run(config: DiffusionStage, out: Path) -> Path:
     this.begin()
     latents, scales = _cached_latents(out / LATENTS, encoder, config, train, held_out)
     mean, scale = whitening(latents["train_mean"], latents["train_std"])
-    torch.manual_seed(config.seed)
+    seed_torch(config.seed)
     network = Denoiser(config.network, latents["train_mean"].shape[1], conditions.WIDTH, conditions.PLACED)
     places = place_weights(latents["train_shares"], config.focus)
     scheme = parameterization(config.parameterization)

@@ -34,6 +34,10 @@ class EvaluateStage:
     tolerance_mm: float = 2.0
     """Tolerance of the normalized surface Dice."""
 
+    def __post_init__(self) -> None:
+        if not self.tolerance_mm > 0:
+            raise ValueError(f"--tolerance-mm must be positive, is {self.tolerance_mm}")
+
 
 def run(config: EvaluateStage, out: Path) -> Path:
     """Write ``cases.csv`` (one row a case and structure), ``summary.json`` and ``predictions/ID.nii.gz`` into `out`. Returns `out`."""

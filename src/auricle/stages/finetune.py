@@ -15,12 +15,13 @@ from auricle.core.config import differences, from_json, to_json
 from auricle.core.errors import InputError
 from auricle.core.files import read_json
 from auricle.core.runs import Run, finished
+from auricle.core.seeds import seed_torch
 from auricle.data import augment
 from auricle.data.augment import AugmentConfig
 from auricle.losses.segmentation import deep_supervision
 from auricle.metrics import overlap
 from auricle.models.segmenter import Segmenter, SegmenterConfig
-from auricle.stages.pairs import Grid, Pairs, Triple, check_grid, cohort_pairs, generated_pairs
+from auricle.stages.pairs import Grid, Pairs, Triple, check_focus, check_grid, cohort_pairs, generated_pairs
 from auricle.stages.pretrain import check_patch, hold_out
 from auricle.stages.weights import for_inference, load_state, read_model, save_model
 from auricle.training.loop import FitConfig, Hardware, Plan, fit
@@ -41,7 +42,8 @@ class FinetuneStage:
     ratio: float = 3.0
     """Generated pairs for each labeled case, where `generated` is given."""
     real_weight: int = 1
-    """How often a labeled case is visited for each visit of a generated pair; 0 trains on generated pairs alone, and validates on labeled cases."""
+    """How often a labeled case is visited for each visit of a generated pair, where there are any; 0 trains on generated pairs alone, and validates
+    on labeled cases."""
     real_from: float = 1.0
     """Share of the steps after which labeled cases alone are visited; 1 mixes to the end."""
     hold_out: Literal["share", "validation"] = "share"
@@ -76,6 +78,7 @@ class FinetuneStage:
             raise ValueError("--real-weight 0 trains on generated pairs alone: give --generated and a --ratio above 0, and no --real-from")
         if self.initial is not None and self.pretrained is not None:
             raise ValueError("--initial brings a whole segmenter, --pretrained an encoder: give one of them")
+        check_focus(self.focus)
         if self.initial is None:
             check_patch(self.patch, self.network)
 
@@ -94,14 +97,15 @@ def run(config: FinetuneStage, out: Path) -> Path:
         progress.report(f"{out}: segmenter is fine-tuned")
         return out
     labeled, held_out = labeled_pairs(config)
-    train = labeled.take([i for _ in range(config.real_weight) for i in range(len(labeled))])
+    often = 1 if config.generated is None else config.real_weight
+    train = labeled.take([i for _ in range(often) for i in range(len(labeled))])
     real = len(train)
     if config.generated is not None:
         made = cohort_pairs(config.generated, "train") if _is_cohort(config.generated) else generated_pairs(config.generated)
         train = mix(train, made, round(config.ratio * (len(labeled) + len(held_out))))
     if not len(train):
         raise InputError(f"--ratio {config.ratio:g} asks for no generated pair of {len(labeled) + len(held_out)} labeled cases: raise it")
-    torch.manual_seed(config.seed)
+    seed_torch(config.seed)
     network = Segmenter(config.network, outputs=LABEL_COUNT) if config.initial is None else _started(config.initial, train.grid, config.patch)
     check_grid(train.grid.size, network.config.multiple, config.patch, padded=True)
     if config.pretrained is not None:

@@ -213,6 +213,8 @@ def run(config: GenerateStage, out: Path) -> Path:
         progress.report(f"{out}: pairs are generated")
         return out
     maker = load(config)
+    if config.gate and config.cohort is None:
+        progress.notice(f"{out}: copies of training cases are not looked for, since the cohort of {config.diffusion} is not there or not named")
     this.begin()
     records = _fill(maker, out)
     kept = [r for r in records if r["kept"]]

@@ -137,6 +137,12 @@ def check_grid(size: Triple, multiple: int, patch: Triple | None, *, padded: boo
         raise InputError(f"the model grid of {size} voxels is no multiple of {multiple}, as this network needs: {way_out}")
 
 
+def check_focus(focus: float) -> None:
+    """Raise `ValueError` for a share of focused patches outside 0..1."""
+    if not 0.0 <= focus <= 1.0:
+        raise ValueError(f"--focus is a share, 0..1, not {focus}")
+
+
 def network_units(hu: Tensor) -> Tensor:
     """HU tensor to network units, by the one scaling of `data.preprocess`."""
     return torch.from_numpy(to_network(hu.numpy()))

@@ -13,7 +13,7 @@ from auricle.core import progress
 from auricle.core.errors import InputError
 from auricle.core.files import write_array, write_json
 from auricle.core.runs import Run, finished
-from auricle.core.seeds import epoch_order, torch_generator
+from auricle.core.seeds import epoch_order, seed_torch, torch_generator
 from auricle.data.augment import AugmentConfig
 from auricle.data.preprocess import CLIP_HU, to_hu
 from auricle.models.masking import MaskConfig, apply_mask, draw_mask
@@ -67,7 +67,7 @@ def run(config: PretrainStage, out: Path) -> Path:
     check_grid(train.grid.size, config.network.multiple, config.patch)
     config.hardware.fabric()
     this.begin()
-    torch.manual_seed(config.seed)
+    seed_torch(config.seed)
     network = Segmenter(config.network, outputs=1)
 
     def loss(net: nn.Module, indices: list[int], generator: torch.Generator) -> dict[str, Tensor]:

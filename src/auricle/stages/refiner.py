@@ -22,7 +22,7 @@ from auricle.core.config import from_json
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_array
 from auricle.core.runs import Run, finished
-from auricle.core.seeds import torch_generator
+from auricle.core.seeds import seed_torch, torch_generator
 from auricle.data import conditions
 from auricle.data.labelcode import pack
 from auricle.data.preprocess import CLIP_HU, to_hu, to_network
@@ -93,7 +93,7 @@ def run(config: RefinerStage, out: Path) -> Path:
               for pairs, (name, files) in zip((train, held_out), decoded.items(), strict=True)}  # fmt: skip
     metal = {name: metal_flags([conditions.metal_of(item.attributes) for item in pairs.items])
              for name, pairs in (("train", train), ("validation", held_out))}  # fmt: skip
-    torch.manual_seed(config.seed)
+    seed_torch(config.seed)
     network = Refiner(config.network)
     sets = {"train": train, "validation": held_out}
 

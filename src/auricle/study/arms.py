@@ -139,4 +139,6 @@ def find_arm(name: str) -> Arm:
     except Exception as error:
         # A module of the user's own: whatever it raises is theirs to read, in one line.
         raise ValueError(f"--arms {name}: {type(error).__name__}: {error}") from None
+    if not callable(arm):
+        raise ValueError(f"--arms {name}: is no function")
     return arm

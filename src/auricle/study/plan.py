@@ -139,7 +139,7 @@ def plan_study(recipe: Recipe, config: StudyConfig, root: Path, hardware: Hardwa
     splits = split_patients(patients, recipe.cohort.shares, recipe.cohort.seed)
     cases = [{"patient": p, "split": s} for p, s in zip(patients, splits, strict=True)]
     steps, cells = [whole], []
-    for labelled in config.labelled:
+    for labelled in dict.fromkeys(config.labelled):
         for seed in range(config.first_seed, config.first_seed + config.seeds):
             fold_steps, fold_cells = _plan_fold(recipe, config, root, cases, labelled, seed, hardware)
             steps += fold_steps
@@ -173,6 +173,11 @@ def _plan_fold(
             asked = find_arm(name)(replace(shared, finetune=replace(_with_budget(stage, budget), ratio=ratio)))
         except ValueError as error:
             raise InputError(f"--arms {name} with --ratio {ratio:g}: {error}") from None
+        except Exception as error:
+            # An arm of the user's own: whatever it raises is theirs to read, in one line.
+            raise InputError(f"--arms {name}: {type(error).__name__}: {error}") from None
+        if not isinstance(asked, FinetuneStage):
+            raise InputError(f"--arms {name}: returns {type(asked).__name__}, not a FinetuneStage")
         mixed = asked.ratio if asked.generated is not None else 0.0
         asked = replace(asked, ratio=mixed, generated=asked.generated if mixed else None)
         sees = {asked.generated, asked.pretrained, asked.initial} & {at[k] for k in COUNTED}

@@ -66,6 +66,8 @@ class FitConfig:
         for name in ("learning_rate", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"--fit.{name.replace('_', '-')} must be positive, not {getattr(self, name)}")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"--fit.weight-decay must not be negative, is {self.weight_decay}")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"--fit.ema-decay must lie in 0..1, below 1, not {self.ema_decay}")
 
@@ -140,8 +142,9 @@ def fit(run: Run, network: nn.Module, plan: Plan, config: FitConfig, hardware: H
                 ema.update(network, step)
             averages = _average(averages, {k: float(v.detach()) for k, v in terms.items()})
             if not math.isfinite(averages["loss"]):
-                raise InputError(f"{name}: the loss is not finite at step {step}: lower --fit.learning-rate (now {config.learning_rate})")
-            update(step, {"loss": averages["loss"], **({plan.monitor: stopping.best} if stopping.best is not None else {})})
+                way_out = f"lower --fit.learning-rate (now {config.learning_rate}), in another --out"
+                raise InputError(f"{name}: the loss is not finite at step {step}: {way_out}")
+            update(step, {"loss": averages["loss"], **({f"best_{plan.monitor}": stopping.best} if stopping.best is not None else {})})
             if step % every == 0 or step == total:
                 _validate(run, network, module, plan, ema, stopping, step, averages)
             if step % every == 0 or step == total or step % config.checkpoint_every == 0:
