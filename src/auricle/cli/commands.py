@@ -196,13 +196,13 @@ def study_arms(options: Annotated[StudyOptions, tyro.conf.arg(name="")], show: S
 def segment_scans(options: Annotated[SegmentOptions, tyro.conf.arg(name="")], show: Shown) -> None:
     """Segment the heart in CT scans; each label map lies on its scan's own grid."""
     _configure(show)
-    scans, many = batch.find_scans(options.scans, options.listing, options.series, options.out)
+    scans, many = batch.find_scans(options.scans, options.listing, options.options.series, options.out)
     model = segment.resolve_model(options.model)
     if not many:
-        found = segment.run(SegmentStage(scans[0].path, model, options.options(), options.overwrite), options.out)
+        found = segment.run(SegmentStage(scans[0].path, model, options.options, options.overwrite), options.out)
         progress.event("finished", out=str(options.out), heart_found=found)
     else:
-        entries = batch.run(BatchStage(scans, model, options.options(), options.overwrite), options.out)
+        entries = batch.run(BatchStage(scans, model, options.options, options.overwrite), options.out)
         failed = [e.scan.name for e in entries if e.status == "failed"]
         if failed:
             why = "see above" if len(failed) == len(entries) else f"{options.out / 'summary.json'} says why"

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from auricle.recipes import RecipeName
-from auricle.stages.segment import LabelFormat, Options
+from auricle.stages.segment import Options
 from auricle.study.arms import DEFAULT_ARMS
 from auricle.study.plan import StudyConfig
 from auricle.training.loop import Hardware
@@ -118,35 +118,13 @@ class SegmentOptions:
     """Folder for the result of one scan; of many, each gets a folder in it, and volumes.csv and summary.json say what was found in all."""
     listing: Annotated[Path | None, tyro.conf.arg(name="list")] = None
     """Text file with the path of a scan a line, or CSV with the columns scan and perhaps name and series."""
-    format: tuple[LabelFormat, ...] = ("nifti",)
-    """nifti (one label map), nifti-structures (a mask each), dicom-seg (of a DICOM series, also from a .zip), stl, glb (meshes),
-    overlays (PNGs of axial slices). Several may follow, so name the scans before."""
     model: Path | None = None
     """Folder of a fine-tuned segmenter, or of a whole run (of its arms `ours-plus`, else `ours`, else `baseline`); otherwise the one that ships with
     auricle."""
-    fast: bool = False
-    """Search the heart with coarse voxels and look closely at it alone: faster where the scan is wide; vessels far from the heart lose most."""
-    mirror: bool = False
-    """Average over mirror images too, for a model that was trained on them: four times the time."""
-    keep_patient: bool = False
-    """Copy the patient's and the study's attributes into the DICOM segmentation; a pseudonym otherwise."""
-    series: str | None = None
-    """Series instance UID or number, where a folder holds several."""
-    assume_orientation: str | None = None
-    """Axis code such as RAS for a file that states no orientation."""
-    volume_index: int | None = None
-    """Which volume of a 4D file."""
-    not_hu: bool = False
-    """Accept values that do not look like HU."""
+    options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
+    """How scans are read, segmented and written."""
     overwrite: bool = False
     """Replace the output of an earlier run. Of many scans, those that are segmented already, with the same model and options, are skipped anyway."""
-
-    def options(self) -> Options:
-        """How scans are read, segmented and written."""
-        return Options(
-            tuple(dict.fromkeys(self.format)), self.fast, self.mirror, self.keep_patient, self.series, self.assume_orientation, self.volume_index,
-            self.not_hu,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import tyro
 from numpy.typing import NDArray
 
 from auricle import __version__
@@ -60,8 +61,9 @@ DISK_BYTES = 5
 class Options:
     """How scans are read, segmented and written."""
 
-    formats: tuple[LabelFormat, ...] = ("nifti",)
-    """nifti (one label map), nifti-structures (a mask each), dicom-seg (DICOM series alone), stl, glb (meshes), overlays (PNGs of axial slices)."""
+    formats: Annotated[tuple[LabelFormat, ...], tyro.conf.arg(name="format")] = ("nifti",)
+    """nifti (one label map), nifti-structures (a mask each), dicom-seg (of a DICOM series, also from a .zip), stl, glb (meshes), overlays (PNGs of
+    axial slices). Several may follow, so name the scans before."""
     fast: bool = False
     """Search the heart with coarse voxels and look closely at it alone: faster where the scan is wide; vessels far from the heart lose most."""
     mirror: bool = False
