@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from auricle.core import progress
 from auricle.core.anatomy import KEYS
+from auricle.core.memory import free_bytes
 from benchmarks.phantom_page import arguments, publish, table
 
 # torch is imported where it is needed: a process starts with the peak memory of the one that started it, so that one stays small.
@@ -49,27 +50,14 @@ TRAININGS = ("ours", "monai")
 Result = dict[str, Any]
 
 
-def available_gib() -> float | None:
-    """Memory that a process may take before the machine swaps or kills; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-        free = next(int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return None
-    group = Path("/sys/fs/cgroup/memory.max")
-    limit = group.read_text(encoding="utf-8").strip() if group.exists() else "max"
-    return free if limit == "max" else min(free, int(limit) / 2**30)
-
-
 def child(text: str) -> None:
     """Do one measurement or training and print its result, or why there is none, as a line of JSON."""
     asked = json.loads(text)
     try:
         from benchmarks import generator_peers as peers
 
-        if (gib := available_gib()) is not None:
-            # Allocations fail rather than drive the machine into swap.
-            resource.setrlimit(resource.RLIMIT_DATA, (int(0.9 * gib * 2**30),) * 2)
+        # Allocations fail rather than drive the machine into swap.
+        resource.setrlimit(resource.RLIMIT_DATA, (int(0.9 * free_bytes()),) * 2)
         training = asked.pop("training", None)
         work = peers.Work(**asked)
         result = peers.measure(work) if training is None else train(work, **training)

@@ -30,7 +30,7 @@ def background(a: Anatomy, grid: Grid) -> Field:
     noise = shape_noise(a.random, g)
     heart = build_heart(a.patient, a.marks, a.vessels, g, noise, a.offsets)
     hull = envelope(heart, a.patient.epicardial_fat_mm) if heart.inner["EPI"].size else np.zeros((0, 0, 0), np.float32)
-    return Thorax(a, g, heart).paint_all(noise["lobes"], hull)
+    return Thorax(a, g, heart).paint_all(hull)
 
 
 def around(a: Anatomy, shape: tuple[int, int, int], voxel: float, shift: tuple[float, float, float] = (0, 0, 0)) -> Grid:

@@ -16,7 +16,7 @@ from auricle.stages.pairs import Grid, Item, Pairs
 def surveyed(asked: list[dict[str, Any]], hu: list[tuple[float, float] | None], metal: list[float]) -> Surveyed:
     count = len(hu)
     volumes = [dict.fromkeys(KEYS, 10.0) for _ in range(count)]
-    return Surveyed([f"c{i}" for i in range(count)], volumes, [], {}, np.empty((count, 0), np.float32), hu, metal, asked, [0.0] * count)
+    return Surveyed(volumes, [], {}, np.empty((count, 0), np.float32), hu, metal, asked, [0.0] * count)
 
 
 def asked_of(pairs: Surveyed) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def test_metal_that_no_training_case_tells_apart_is_not_measured() -> None:
 
 def test_volumes_locations_and_timings_are_told_as_decoded_too() -> None:
     volumes = [dict.fromkeys(KEYS, v) for v in (8.0, 10.0, 12.0, 15.0)]
-    new = Surveyed([f"g{i}" for i in range(4)], volumes, [], {}, np.empty((4, 0), np.float32), [None] * 4, [0.0] * 4, [], [0.0, 1.0, 2.0, 3.0])
+    new = Surveyed(volumes, [], {}, np.empty((4, 0), np.float32), [None] * 4, [0.0] * 4, [], [0.0, 1.0, 2.0, 3.0])
     pairs = [
         {"requested": {"volumes_ml": v, "location_mm": 2.0 * i}, "retimed": i == 0, "decoded_volumes_ml": dict.fromkeys(KEYS, -v["LV"]),
          "decoded_location_mm": -3.0 * i} for i, v in enumerate(volumes)

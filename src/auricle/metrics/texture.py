@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import fft, ndimage, special, stats
 
 from auricle.core.anatomy import BACKGROUND, ID
@@ -61,13 +61,9 @@ class Texture:
 
     sd_hu: float
     """Square root of the NPS's integral over the in-plane frequency band, the trend excluded."""
-    peak_per_mm: float | None
-    """Frequency of the radial NPS's maximum, between the trend's (`PEAK_FROM`) and the Nyquist frequency; None without noise."""
     frequency_per_mm: tuple[float, ...]
     power: tuple[float, ...]
     """In-plane NPS in HU^2 mm^2 at these frequencies, averaged over all directions."""
-    voxels: int
-    """Voxels measured."""
 
 
 @dataclass(frozen=True)
@@ -172,20 +168,24 @@ def texture(image: NDArray[Any], mask: Mask, spacing: Triple) -> Texture | None:
     if not measured.any():
         return None
     box = _box(measured)
-    reach_mm, trend_mm = (max(mm, voxels * max(spacing[:2])) for mm, voxels in (REACH, TREND))
+    reach_mm = max(REACH[0], REACH[1] * max(spacing[:2]))
     reach = [int(reach_mm / s) for s in spacing[:2]]
     covariance = _autocovariance(rest[box], measured[box], (reach[0], reach[1], 0))[..., 0]
-    fine = np.linspace(0, 0.5 / max(spacing[:2]), 10 * (FREQUENCIES - 1) + 1)
-    power = _radial_nps(covariance, spacing, reach_mm, fine)
-    first = int(np.searchsorted(fine, PEAK_FROM / (2 * np.pi * trend_mm)))
+    frequency = np.linspace(0, 0.5 / max(spacing[:2]), FREQUENCIES)
+    power = _radial_nps(covariance, spacing, reach_mm, frequency)
     variance = float(covariance[reach[0], reach[1]])
     return Texture(
         sd_hu=float(np.sqrt(max(variance, 0.0))),
-        peak_per_mm=float(fine[first + power[first:].argmax()]) if power[first:].max() > 0 else None,
-        frequency_per_mm=tuple(fine[::10].tolist()),
-        power=tuple(power[::10].tolist()),
-        voxels=int(measured.sum()),
+        frequency_per_mm=tuple(frequency.tolist()),
+        power=tuple(power.tolist()),
     )
+
+
+def peak_per_mm(frequency_per_mm: ArrayLike, power: ArrayLike, spacing: Triple) -> float | None:
+    """Frequency of an NPS's maximum, between the trend's (`PEAK_FROM`) and the Nyquist frequency; None without noise."""
+    f, values = np.asarray(frequency_per_mm), np.asarray(power)
+    noise = f >= PEAK_FROM / (2 * np.pi * max(TREND[0], TREND[1] * max(spacing[:2])))
+    return float(f[noise][values[noise].argmax()]) if values[noise].max() > 0 else None
 
 
 def textures(image: NDArray[Any], label: Labels, spacing: Triple) -> dict[str, Texture | None]:

@@ -145,7 +145,7 @@ def _sternum(r: Ring, a: Anatomy, body: Body, voxel: float) -> None:
     paint(r.hu, bone, np.where(bone > -1.1 - 0.4 * r.grain, cortex, marrow), voxel)
 
 
-def _shoulder_blades(r: Ring, inner: Field, gap: Field, body: Body, voxel: float) -> None:
+def _shoulder_blades(r: Ring, inner: Field, gap: Field, voxel: float) -> None:
     """A thin plate between the layers of muscle, thicker at its outer border; lifted arms carry it outward."""
     degrees = r.degrees
     center = 133 - 0.10 * r.Z
@@ -165,7 +165,7 @@ def paint_chest_wall(a: Anatomy, body: Body, g: Grid, wall: Field, smooth: Field
     r = _ring(a, g, wall, part, smooth, grain, image)
     inner, gap = _soft(r, a, body, g.voxel)
     if (r.Z > -14).any():
-        _shoulder_blades(r, inner, gap, body, g.voxel)
+        _shoulder_blades(r, inner, gap, g.voxel)
     _ribs(r, a, body, g.voxel)
     _sternum(r, a, body, g.voxel)
     image[part] = r.hu

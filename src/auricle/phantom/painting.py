@@ -100,7 +100,7 @@ class HeartPainter:
         streaks = self.hu["SVC"] * (1 + 0.12 * self.mixing * (self.p.blood_mixing > 0))
         paint(self.image, tube(g, v.svc[:, :3], v.svc[:, 3]), streaks, self.voxel)
         paint(self.image, tube(g, v.ivc[:, :3], v.ivc[:, 3]), self.hu["IVC"], self.voxel)
-        paint(self.image, self.thorax.airways(), LUMEN_AIR_HU, self.voxel)
+        paint(self.image, self.thorax.airways, LUMEN_AIR_HU, self.voxel)
 
     def _right_heart(self) -> None:
         f, hu, mean = self.heart.inner, self.hu, self.a.mixing_mean
@@ -225,13 +225,13 @@ def _sac(anatomy: Anatomy, grid: Grid, fat: Field) -> Field:
     return np.asarray(fat - np.float32(anatomy.patient.effusion_mm) * low, np.float32)
 
 
-def paint_patient(anatomy: Anatomy, grid: Grid, heart: Heart, lobes: Field) -> NDArray[np.float32]:
+def paint_patient(anatomy: Anatomy, grid: Grid, heart: Heart) -> NDArray[np.float32]:
     """The noise-free image of a patient on a warped grid, HU."""
     thorax = Thorax(anatomy, grid, heart)
     fat = sac = np.zeros((0, 0, 0), np.float32)
     if heart.inner["EPI"].size:
         fat = envelope(heart, anatomy.patient.epicardial_fat_mm)
         sac = _sac(anatomy, grid.crop(heart.box), fat)
-    thorax.paint_all(lobes, sac)
+    thorax.paint_all(sac)
     HeartPainter(anatomy, grid, heart, thorax).paint_all(fat, sac)
     return thorax.image

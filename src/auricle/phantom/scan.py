@@ -55,7 +55,7 @@ def _paint_slabs(anatomy: Anatomy, grid: Grid, mobility: Mobility | None, worker
         shaping = shape_noise(anatomy.random, slab)
         heart = build_heart(anatomy.patient, anatomy.marks, anatomy.vessels, slab, shaping, anatomy.offsets)
         label[start:stop] = heart.labels()
-        image[start:stop] = paint_patient(anatomy, slab, heart, shaping["lobes"])
+        image[start:stop] = paint_patient(anatomy, slab, heart)
         if metal is not None:
             metal[start:stop] = metal_field(anatomy, slab)
 

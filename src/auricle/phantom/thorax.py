@@ -45,7 +45,7 @@ class Thorax:
     def over(self, field: Field, hu: float | Shade) -> None:
         paint(self.image, field, hu, self.voxel)
 
-    def paint_all(self, lobes: Field, envelope: Field) -> Field:
+    def paint_all(self, envelope: Field) -> Field:
         """The whole background; `envelope` is the pericardium's surface in the heart's box."""
         a, g, body, smooth, grain, image = self.a, self.g, self.body, self.texture[0], self.grain, self.image
         paint_chest_wall(a, body, g, self.wall, smooth, grain, image)
@@ -95,7 +95,7 @@ class Thorax:
         behind = tube(g, course, 9.5)
         tube(g, aorta[:, :3], aorta[:, 3] + 2, out=behind)
         tube(g, self._azygos(), 5.5, out=behind)
-        behind = lowest(behind, self.heart.pulmonary - 2.5, self.airways() - 4)
+        behind = lowest(behind, self.heart.pulmonary - 2.5, self.airways - 4)
         for cava in (self.a.vessels.svc, self.a.vessels.ivc):
             tube(g, cava[:, :3], cava[:, 3] + 2.5, out=behind)
         # A band of fat from the esophagus to the spine.
@@ -113,7 +113,7 @@ class Thorax:
     def _tubes(self) -> None:
         """Airways, esophagus, azygos vein, internal mammary vessels."""
         hu, g = self.hu, self.g
-        self.over(self.airways() - 1.4, 30.0)
+        self.over(self.airways - 1.4, 30.0)
         course = self._esophagus()
         esophagus = tube(g, course + WIDE_MM, 4.6, out=tube(g, course - WIDE_MM, 4.6, reach=4), reach=4)
         self.over(esophagus, 46 + 4 * self.grain)
@@ -132,12 +132,9 @@ class Thorax:
                 course = np.stack([np.full(9, side * away), np.full(9, self.front - 0.4), height], 1)
                 self.over(tube(g, course, radius, reach=2), blood)
 
+    @cached_property
     def airways(self) -> Field:
         """Trachea and main bronchi: surface of the air."""
-        return self.air
-
-    @cached_property
-    def air(self) -> Field:
         v = self.a.vessels
         fork = v.bifurcation
         c = np.array([-2, fork[1] + 24, fork[2] + 8])

@@ -48,7 +48,7 @@ class Projector:
     """Parallel-beam projection of an n x n slice with unit pixels, and its filtered back-projection."""
 
     def __init__(self, n: int) -> None:
-        self.n, self.angles, self.bins = n, int(1.1 * n), int(np.ceil(1.4142 * n)) + 3
+        self.angles, self.bins = int(1.1 * n), int(np.ceil(1.4142 * n)) + 3
         c = np.arange(n, dtype=np.float32) - np.float32((n - 1) / 2)
         y, x = (v.reshape(-1, 1) for v in np.meshgrid(c, c, indexing="ij"))
         angle = (np.arange(self.angles) * np.pi / self.angles).astype(np.float32)

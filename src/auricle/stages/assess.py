@@ -39,7 +39,6 @@ PLANT = AugmentConfig(
 class Surveyed:
     """What is measured on each case of a set, in order."""
 
-    ids: list[str]
     volumes: list[dict[str, float]]
     textures: list[dict[str, Texture | None]]
     histograms: dict[str, NDArray[np.int64]]
@@ -105,14 +104,15 @@ def measures(real: Surveyed, unseen: Surveyed, new: Surveyed, table: Mapping[str
 def survey(pairs: Pairs, name: str, encoder: RandomEncoder) -> Surveyed:
     """Measure every pair of a set once."""
     spacing, voxel_ml = pairs.grid.spacing, float(np.prod(pairs.grid.spacing)) / 1000.0
-    found = Surveyed([i.id for i in pairs.items], [], [], {}, np.empty((len(pairs), 0), np.float32), [], [], [], [])
+    found = Surveyed([], [], {}, np.empty((len(pairs), 0), np.float32), [], [], [], [])
     rows = []
     for i in progress.track(range(len(pairs)), f"measure {name}", len(pairs)):
         image, label = pairs.hu(i)
         image = np.clip(image, -1000.0, 1000.0)
         found.volumes.append(anatomy.volumes_ml(label, voxel_ml))
-        found.textures.append(texture.textures(image, label, spacing))
-        for tissue, mask in texture.tissue_masks(image, label, spacing).items():
+        masks = texture.tissue_masks(image, label, spacing)
+        found.textures.append({tissue: texture.texture(image, mask, spacing) for tissue, mask in masks.items()})
+        for tissue, mask in masks.items():
             counts = fidelity.hu_histogram(image, mask)
             found.histograms[tissue] = found.histograms.get(tissue, np.zeros_like(counts)) + counts
         with torch.no_grad():
@@ -201,7 +201,7 @@ def textures(real: Surveyed, unseen: Surveyed, new: Surveyed, table: Mapping[str
         flat[f"texture_sd_ratio_{tissue}"] = _ratio(_rms([t[tissue] for t in new.textures]), base)
         flat[f"texture_sd_ratio_decoded_{tissue}"] = _ratio(float(np.sqrt(np.mean(np.square(decoded)))) if decoded else None, base)
         flat[f"texture_sd_ratio_real_{tissue}"] = _ratio(_rms([t[tissue] for t in unseen.textures]), base)
-        flat[f"texture_peak_ratio_{tissue}"] = _ratio(peak(new.textures, tissue), peak(real.textures, tissue))
+        flat[f"texture_peak_ratio_{tissue}"] = _ratio(*(_peak(s, tissue, table["spacing"]) for s in (new, real)))
         for name, other in (("", new), ("_real", unseen)):
             pair = (other.histograms.get(tissue), real.histograms.get(tissue))
             flat[f"hu_distance{name}_{tissue}"] = None if pair[0] is None or pair[1] is None else fidelity.histogram_distance(pair[0], pair[1])
@@ -214,13 +214,10 @@ def spectrum(found: Sequence[Mapping[str, Texture | None]], tissue: str) -> tupl
     return (np.array(known[0].frequency_per_mm), np.mean([t.power for t in known], axis=0)) if known else None
 
 
-def peak(found: Sequence[Mapping[str, Texture | None]], tissue: str) -> float | None:
+def _peak(found: Surveyed, tissue: str, spacing: tuple[float, float, float]) -> float | None:
     """Frequency at which the mean NPS of a tissue is largest."""
-    mean = spectrum(found, tissue)
-    if mean is None:
-        return None
-    noise = mean[0] >= texture.PEAK_FROM / (2 * np.pi * texture.TREND[0])
-    return float(mean[0][noise][int(np.argmax(mean[1][noise]))])
+    mean = spectrum(found.textures, tissue)
+    return None if mean is None else texture.peak_per_mm(*mean, spacing)
 
 
 def distances(real: Surveyed, unseen: Surveyed, new: Surveyed, seed: int) -> Flat:

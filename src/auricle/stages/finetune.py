@@ -1,7 +1,7 @@
 """Stage 6: fine-tune the segmenter on labeled cases, with or without generated pairs and a pre-trained encoder, or on generated pairs alone."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -234,7 +234,7 @@ class Trained:
 def load(folder: Path) -> Trained:
     """The fine-tuned segmenter of a finished run."""
     network, grid, facts = _read(folder)
-    return Trained(for_inference(network), grid, _triple(facts.get("patch") or grid.size), bool(facts.get("mirrored")))
+    return Trained(for_inference(network), grid, triple(facts.get("patch") or grid.size), bool(facts.get("mirrored")))
 
 
 def _read(folder: Path) -> tuple[Segmenter, Grid, dict[str, Any]]:
@@ -245,7 +245,8 @@ def _read(folder: Path) -> tuple[Segmenter, Grid, dict[str, Any]]:
     return network, from_json(Grid, facts.get("grid"), f"{folder}/model.json: grid"), facts
 
 
-def _triple(values: Sequence[int]) -> Triple:
+def triple(values: Iterable[Any]) -> Triple:
+    """Three whole numbers."""
     x, y, z = (int(v) for v in values)
     return x, y, z
 

@@ -50,8 +50,6 @@ class Audit:
     training: list[Descriptor]
     threshold: float
     """Score above which a pair is a copy."""
-    held_out: list[Match]
-    """The nearest training case of every case that the threshold was calibrated on."""
 
     def match(self, image: NDArray[Any], label: Labels, spacing: Spacing) -> Match:
         """The nearest training case of a pair (HU, label map)."""
@@ -64,18 +62,12 @@ def audit(cohort: Path) -> Audit:
     training = describe(train, "audit: training cases")
     unseen = describe(held_out, "audit: held-out cases")
     matches = [memorization.nearest(d, training) for d in progress.track(unseen, "audit: calibration", len(unseen))]
-    return Audit([i.id for i in train.items], training, memorization.calibrate(matches), matches)
+    return Audit([i.id for i in train.items], training, memorization.calibrate(matches))
 
 
 def describe(pairs: Pairs, name: str) -> list[Descriptor]:
     """Descriptors of all pairs, on the model grid."""
-    return [describe_case(pairs, i) for i in progress.track(range(len(pairs)), name, len(pairs))]
-
-
-def describe_case(pairs: Pairs, index: int) -> Descriptor:
-    """Descriptor of pair `index` on the model grid."""
-    image, label = pairs.hu(index)
-    return memorization.describe(image, label, pairs.grid.spacing)
+    return [memorization.describe(*pairs.hu(i), pairs.grid.spacing) for i in progress.track(range(len(pairs)), name, len(pairs))]
 
 
 def judge(label: Labels, spacing: Spacing, mend: bool = True) -> Verdict:

@@ -21,7 +21,7 @@ from auricle.core.case import Case
 from auricle.data.preprocess import AIR_HU, ModelGrid, heart_center, to_grid, to_network
 from auricle.data.resample import within
 from auricle.stages import finetune
-from auricle.stages.finetune import Trained
+from auricle.stages.finetune import Trained, triple
 from auricle.stages.hearts import clean
 
 MARGIN_MM = 16.0
@@ -294,9 +294,3 @@ def winners(probabilities: NDArray[np.float32]) -> NDArray[np.uint8]:
     for x in range(len(label)):
         label[x] = probabilities[:, x].argmax(0)
     return label
-
-
-def triple(shape: Any) -> Triple:
-    """Three whole numbers."""
-    x, y, z = (int(n) for n in shape)
-    return x, y, z

@@ -200,7 +200,7 @@ def segment_file(model: Trained, config: SegmentStage, out: Path, scratch: Path,
 def segment(model: Trained, case: Case, notices: tuple[str, ...] = (), *, mirror: bool = False, fast: bool = False) -> Segmentation:
     """Segment a case in memory; the label map of the result lies on the case's own grid."""
     seen = inference.predict(model, case, mirror=mirror, fast=fast)
-    shape = inference.triple(case.image.shape)
+    shape = finetune.triple(case.image.shape)
     if seen is None:
         return Segmentation(replace(case, label=np.zeros(shape, np.uint8)), False, 0.0, notices)
     confidences = {s.key: float(seen.probabilities[s.id][seen.label == s.id].mean()) for s in STRUCTURES if (seen.label == s.id).any()}
