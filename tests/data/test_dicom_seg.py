@@ -235,6 +235,37 @@ def test_slices_of_several_studies_are_refused_beforehand(tmp_path: Path) -> Non
             check_source(source, ALGORITHM)
 
 
+def test_orientations_that_differ_in_the_last_digit_are_one(tmp_path: Path) -> None:
+    source = source_images(write_series(tmp_path / "ct", lambda n: {"ImageOrientationPatient": [1, 1e-6 * n, 0, 0, 1, 0]}))
+    check_source(source, ALGORITHM)
+    write_dicom_seg(tmp_path / "seg.dcm", heart(), source.affine, source, ALGORITHM)
+    assert np.array_equal(on_source(tmp_path / "seg.dcm", source), heart())
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_lossy_compression_of_the_source_is_told(tmp_path: Path, keep: bool) -> None:
+    lossy = {"LossyImageCompression": "01", "LossyImageCompressionRatio": 8, "LossyImageCompressionMethod": "ISO_10918_1"}
+    source = source_images(write_series(tmp_path / "ct", **lossy))
+    write_dicom_seg(tmp_path / "seg.dcm", heart(), source.affine, source, ALGORITHM, keep_patient=keep)
+    assert pydicom.dcmread(tmp_path / "seg.dcm").LossyImageCompression == "01"
+
+
+def test_enhanced_images_of_one_frame_each_are_refused_beforehand(tmp_path: Path) -> None:
+    """They can be read; a segmentation can refer to one such file only."""
+    from pydicom.dataset import Dataset
+    from pydicom.sequence import Sequence
+
+    def frame(n: int) -> dict[str, Any]:
+        place, item = Dataset(), Dataset()
+        place.ImagePositionPatient = [-10, -20, 30 + 2 * n]
+        item.PlanePositionSequence = Sequence([place])
+        return {"PerFrameFunctionalGroupsSequence": Sequence([item]), "NumberOfFrames": 1}
+
+    source = source_images(write_series(tmp_path / "ct", frame))
+    with pytest.raises(InputError, match=r"10 enhanced .multi-frame. files.*--format nifti"):
+        check_source(source, ALGORITHM)
+
+
 def test_a_models_name_may_be_long_and_odd(tmp_path: Path) -> None:
     source = source_images(write_series(tmp_path / "ct"))
     write_dicom_seg(tmp_path / "seg.dcm", heart(), source.affine, source, replace(ALGORITHM, name="auricle back\\slash " + 80 * "x"))

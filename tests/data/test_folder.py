@@ -30,6 +30,14 @@ def pair(folder: Path, name: str, where: str, *, labels: np.ndarray | None = Non
         write_nifti(path, array, AFFINE if kind == "image" else affine, dtype=array.dtype)
 
 
+def test_a_segmentation_of_3d_slicer_keeps_its_name(tmp_path: Path) -> None:
+    for name in ("images/x.nii.gz", "images/y_seg.nii.gz", "labels/x.seg.nrrd", "labels/y_seg.nrrd"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = {p.id: p.label.name for p in find_pairs(tmp_path) if p.label is not None}
+    assert found == {"x": "x.seg.nrrd", "y_seg": "y_seg.nrrd"}
+
+
 NNUNET = "imagesTr/{name}_0000.nii.gz|labelsTr/{name}.nii.gz"
 
 

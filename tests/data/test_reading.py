@@ -29,6 +29,10 @@ def test_float_that_is_whole_becomes_int16(tmp_path: Path) -> None:
     image, _ = clean_hu(scan().astype(np.float64), "x")
     assert image.dtype == np.int16
     assert np.array_equal(image, scan())
+    # Rounding errors of a float64 file are no fractions, and are not cut off toward zero.
+    image, _ = clean_hu(scan().astype(np.float64) - 1e-9, "x")
+    assert image.dtype == np.int16
+    assert np.array_equal(image, scan())
     image, _ = clean_hu(scan() + np.float32(0.25), "x")
     assert image.dtype == np.float32
 

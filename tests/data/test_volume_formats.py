@@ -200,10 +200,14 @@ def test_segments_of_3d_slicer_are_known_by_their_names(tmp_path: Path) -> None:
     }  # fmt: skip
     values = (np.arange(8).reshape(2, 2, 2) % 3).astype(np.uint8)
     nrrd.write(str(tmp_path / "a.seg.nrrd"), values, header)
-    label, _, _ = read_label(tmp_path / "a.seg.nrrd")
+    label, _, notices = read_label(tmp_path / "a.seg.nrrd")
     assert np.array_equal(label, np.where(values == 1, ID["LV"], 0))
+    assert any("become background: my tumor" in n for n in notices)
     assert np.array_equal(read_label(tmp_path / "a.seg.nrrd", label_map={1: ID["RV"], 2: ID["RA"]})[0], np.choose(values, [0, ID["RV"], ID["RA"]]))
     header["Segment0_Name"] = "Segment_1"
     nrrd.write(str(tmp_path / "b.seg.nrrd"), values, header)
     with pytest.raises(InputError, match="none of its segments"):
         read_label(tmp_path / "b.seg.nrrd")
+    nrrd.write(str(tmp_path / "c.seg.nrrd"), values, {k: v for k, v in header.items() if "LabelValue" not in k})
+    with pytest.raises(InputError, match="names but no label values"):
+        read_label(tmp_path / "c.seg.nrrd")

@@ -143,6 +143,14 @@ def test_many_label_maps_find_their_partners_by_name(tmp_path: Path, capsys: pyt
     assert {scan for scan, _ in rows_of(tmp_path / "again" / "measures.csv")} == {"p2"}
 
 
+def test_a_result_finds_its_scan_whatever_a_folder_may_be_called(tmp_path: Path) -> None:
+    """`segment` writes the result of DOE^JOHN to DOE-JOHN."""
+    write(tmp_path / "results" / "DOE-JOHN" / "labels.nii.gz", boxes())
+    write(tmp_path / "truth" / "DOE^JOHN" / "labels.nii.gz", boxes())
+    cli.main(["measure", str(tmp_path / "results"), "--reference", str(tmp_path / "truth"), "--quiet", "-o", str(tmp_path / "out")])
+    assert rows_of(tmp_path / "out" / "measures.csv")["DOE-JOHN", "LV"]["dice"] == "1.0000"
+
+
 def test_two_models_are_measured_against_one_reference(tmp_path: Path) -> None:
     """Results of one name in two folders; names that `segment` made fit for a folder find their scan's."""
     for name in ("Patient-01", "p2"):

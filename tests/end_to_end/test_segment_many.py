@@ -27,6 +27,9 @@ from auricle.stages import batch, segment
 from auricle.stages.pairs import Grid
 from auricle.stages.weights import save_model
 
+DICOM = bytes(128) + b"DICM"
+"""How a DICOM file begins."""
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -237,13 +240,17 @@ def test_one_result_and_many_do_not_share_a_folder(model: Path, tmp_path: Path, 
 def test_the_digest_follows_all_that_a_scan_is_read_from(tmp_path: Path) -> None:
     for name in ("a.nii.gz", "a.mhd", "a.raw", "series/1", "series/2", "other"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(name.encode())
+        (tmp_path / name).write_bytes(DICOM + name.encode())
     (tmp_path / "a.mhd").write_text("ElementDataFile = a.raw\n")
-    scans = [tmp_path / n for n in ("a.nii.gz", "a.mhd", "series", "series/1")]
-    before = [volume_files.content_digest(p) for p in scans]
-    for changed, wanted in (("a.raw", [1]), ("series/2", [2, 3]), ("other", []), ("a.nii.gz", [0])):
-        (tmp_path / changed).write_bytes(b"new" + changed.encode())
-        after = [volume_files.content_digest(p) for p in scans]
+    scans, out = [tmp_path / n for n in ("a.nii.gz", "a.mhd", "series", "series/1")], tmp_path / "series" / "out"
+    out.mkdir()
+    before = [volume_files.content_digest(p, out) for p in scans]
+    # Neither results nor what no scan is read from count.
+    for changed, wanted in (
+        ("a.raw", [1]), ("series/2", [2, 3]), ("other", []), ("a.nii.gz", [0]), ("series/out/seg.dcm", []), ("series/.DS_Store", []),
+    ):  # fmt: skip
+        (tmp_path / changed).write_bytes((b"" if "DS_Store" in changed else DICOM) + b"new" + changed.encode())
+        after = [volume_files.content_digest(p, out) for p in scans]
         assert [i for i in range(4) if after[i] != before[i]] == wanted
         before = after
 
@@ -300,6 +307,18 @@ def test_folders_of_dicom_series_are_scans(tmp_path: Path, patient: Case) -> Non
         path = tmp_path / "study" if given == "study" else tmp_path / "study" / given
         found, many = batch.find_scans([path], None, series, tmp_path / "out")
         assert ([s.path for s in found], many) == ([path], False)
+
+
+def test_a_series_among_many_other_files_is_a_scan(tmp_path: Path, patient: Case) -> None:
+    """A disk that a Mac wrote to holds a ._ file beside every slice, and viewers leave previews."""
+    small = Case("s", patient.image[:8, :8, :3], patient.affine)
+    write_dicom(tmp_path / "p1", small)
+    for n in range(30):
+        (tmp_path / "p1" / f"._{n}").write_bytes(b"x")
+        (tmp_path / "p1" / f"0_{n}.jpg").write_bytes(b"x")
+    write_scans(tmp_path, ("p2.nii.gz", "P3.NII.GZ"))
+    found, many = batch.find_scans([tmp_path], None, None, tmp_path / "out")
+    assert (sorted(s.name for s in found), many) == (["P3", "p1", "p2"], True)
 
 
 def test_files_of_one_series_are_one_scan(tmp_path: Path, patient: Case) -> None:

@@ -23,6 +23,8 @@ from auricle.core.errors import InputError
 from auricle.data.cohort import FolderData
 from auricle.data.folder import PairPath, find_pairs, read_pair
 from auricle.data.nifti import write_nifti
+from auricle.data.preprocess import label_to_grid, right_angled
+from auricle.report import check_page
 from auricle.stages import check, check_case, phantom
 from auricle.stages.check import CheckConfig
 from auricle.stages.check_case import Job, examine
@@ -488,6 +490,34 @@ def test_a_mask_for_each_structure(clean: Path, tmp_path: Path, quick: bool) -> 
     write_nifti(mask, (case.label == s.id)[1:].astype(np.uint8), case.affine, dtype=np.uint8)
     (problem,) = run(tmp_path, quick=quick)["cases"][0]["findings"]
     assert (problem["code"], "shape 71 x 72 x 72 and 72 x 72 x 72" in problem["text"]) == ("grid", True)
+
+
+def test_a_tilted_scan_may_have_the_label_map_that_segment_wrote(clean: Path, tmp_path: Path) -> None:
+    case, _ = read_pair(find_pairs(clean)[0])
+    assert case.label is not None
+    tilted = case.affine.copy()
+    tilted[1, 2] = 0.2 * tilted[2, 2]
+    upright, size = right_angled(tilted, case.image.shape)
+    write_nifti(tmp_path / "a.nii.gz", case.image, tilted, dtype=np.int16)
+    write_nifti(tmp_path / "a_label.nii.gz", label_to_grid(case.label, tilted, upright, size), upright, dtype=np.uint8)
+    record = run(tmp_path)["cases"][0]
+    assert record["verdict"] != "refused", record["findings"]
+
+
+def test_quick_says_of_how_many_cases_headers_alone_were_read(clean: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nrrd")
+    import nrrd
+
+    data = Path(shutil.copytree(clean, tmp_path / "cohort"))
+    assert "headers alone were read: " in check_page.summary(run(data, quick=True))[-1]
+    first = find_pairs(data)[0]
+    case, _ = read_pair(first)
+    first.image.unlink()
+    directions = (np.diag([-1.0, -1.0, 1.0]) @ case.affine[:3, :3]).T
+    origin = np.diag([-1.0, -1.0, 1.0]) @ case.affine[:3, 3]
+    header = {"space": "left-posterior-superior", "space directions": directions, "space origin": origin}
+    nrrd.write(str(first.image).replace(".nii.gz", ".nrrd"), case.image, header)
+    assert "headers alone were read of 4 cases" in check_page.summary(run(data, quick=True))[-1]
 
 
 def test_a_table_of_paths(clean: Path, tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ def read_dicom(folder: Path, series: str | None = None) -> tuple[NDArray[Any], N
         series: series instance UID or series number; needed where the folder holds several.
 
     Returns:
-        HU [x, y, z] (int16 where slope and intercept are whole numbers, else float32; outside the field of view
-        -1024), affine from voxel index to RAS+ mm (sheared for a tilted gantry), notices.
+        HU [x, y, z] (int16 where slope and intercept are whole numbers, else float32; below -1024 outside the field
+        of view), affine from voxel index to RAS+ mm (sheared for a tilted gantry), notices.
 
     Raises:
         InputError: not one complete, evenly spaced CT series that can be decoded.
@@ -188,7 +188,7 @@ def _affine(slices: list[Slice], folder: Path) -> NDArray[np.float64]:
 
 
 def _pixels(slices: list[Slice]) -> tuple[NDArray[Any], list[str]]:
-    """HU of every slice, padding set to -1024."""
+    """HU of every slice; what lies outside the field of view is set to a value below -1024."""
     whole = all(s.slope.is_integer() and (math.isnan(s.intercept) or s.intercept.is_integer()) for s in slices)
     rows, columns = slices[0].shape
     check_free(slices[0].path.parent, rows * columns * len(slices) * SCAN_BYTES)
@@ -200,8 +200,7 @@ def _pixels(slices: list[Slice]) -> tuple[NDArray[Any], list[str]]:
         raw = frames[s.frame]
         hu = raw * s.slope + (0.0 if math.isnan(s.intercept) else s.intercept)
         outside = _padded(raw, padding, s, notices) | (hu < AIR_HU)
-        hu[outside] = AIR_HU
-        _count(notices, "voxels outside the field of view set to -1024 HU", int(outside.sum()))
+        hu[outside] = AIR_HU - 1
         _count(notices, "voxels beyond 32767 HU clipped", int((hu > 32767).sum()))
         out[:, :, n] = np.minimum(hu, 32767).T
     if any(math.isnan(s.intercept) for s in slices):

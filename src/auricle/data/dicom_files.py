@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auricle.core.errors import InputError
+from auricle.data.archive import unpacked
 
 MAX_FILES = 20_000
 _ENDINGS = (".dcm", ".ima")
@@ -118,10 +119,13 @@ def _is_bare(path: Path) -> bool:
 
 
 def patient_mark(path: Path) -> str | None:
-    """Hash of the PatientID, with its issuer, of a DICOM file or of the first one in a folder; None where there is none."""
+    """Hash of the PatientID, with its issuer, of a DICOM file or of the first one in a folder or .zip; None where there is none."""
+    if path.is_file() and path.suffix.lower() == ".zip":
+        with unpacked(path) as folder:
+            return patient_mark(folder)
     path = path.parent if path.name == "DICOMDIR" else path
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    first = next((p for p in files if p.name != "DICOMDIR" and is_dicom(p)), None)
+    first = next((p for p in files if p.name != "DICOMDIR" and not p.name.startswith("._") and is_dicom(p)), None)
     if first is None:
         return None
     with reading_file(first) as pydicom:

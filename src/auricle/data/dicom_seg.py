@@ -37,7 +37,8 @@ _LINKING = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstance
             "Modality", "Rows", "Columns", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "SliceThickness",
             "SpacingBetweenSlices", "NumberOfFrames", "ImageType", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
             "DimensionIndexSequence", "DimensionOrganizationSequence", "BitsAllocated", "BitsStored", "HighBit",
-            "PixelRepresentation", "SamplesPerPixel", "PhotometricInterpretation")  # fmt: skip
+            "PixelRepresentation", "SamplesPerPixel", "PhotometricInterpretation", "LossyImageCompression", "LossyImageCompressionRatio",
+            "LossyImageCompressionMethod")  # fmt: skip
 """All that is taken over from the source images without `keep_patient`: identity of the images and their place in space."""
 
 
@@ -83,7 +84,11 @@ def write_dicom_seg(
         label = label_to_grid(label, affine, source.affine, shape)
     headers, order = _headers(source)
     thickness = float(np.linalg.norm(source.affine[:3, 2]))
-    headers = [_identified(h, keep_patient, thickness) for h in headers]
+    with _highdicom():
+        headers = [_identified(h, keep_patient, thickness) for h in headers]
+    for header in headers[1:]:
+        # Scanners round each slice's by itself; highdicom wants them alike to the last digit, and the volume has one orientation.
+        header.ImageOrientationPatient = headers[0].ImageOrientationPatient
     frames = np.ascontiguousarray(label.transpose(2, 1, 0)[order])
     # What is written follows from these alone, so a copy of the file is known as one.
     origin = (headers[0].SeriesInstanceUID, algorithm.weights, algorithm.version, str(keep_patient), hashlib.sha256(frames.tobytes()).hexdigest())
@@ -101,11 +106,11 @@ def check_source(source: SourceImages, algorithm: Algorithm, keep_patient: bool 
         if len({str(h.get(name)) for h in headers}) > 1:
             where = source.slices[0].path.parent
             raise InputError(f"{where}: its slices differ in {name}, so no DICOM segmentation can refer to them; take --format nifti")
-    header = _identified(headers[0], keep_patient, float(np.linalg.norm(source.affine[:3, 2])))
     columns, rows, slices = source.shape
     voxel = np.zeros((slices if len(headers) == 1 else 1, rows, columns), np.uint8)
     voxel[0, 0, 0] = 1
     with _highdicom(source.slices[0].path) as highdicom:
+        header = _identified(headers[0], keep_patient, float(np.linalg.norm(source.affine[:3, 2])))
         _segmentation(highdicom, [header], voxel, algorithm, ["1.2.3", "1.2.4"])
 
 
@@ -135,6 +140,9 @@ def _headers(source: SourceImages) -> tuple[list[Any], list[int]]:
             missing = [name for name in _NEEDED if not headers[-1].get(name)]
         if missing:
             raise InputError(f"{path}: lacks {', '.join(missing)}, without which no DICOM segmentation can refer to it; take --format nifti")
+    if len(paths) > 1 and any("PerFrameFunctionalGroupsSequence" in h for h in headers):
+        several = f"the series is stored in {len(paths)} enhanced (multi-frame) files"
+        raise InputError(f"{paths[0].parent}: {several}, to which no DICOM segmentation can refer; take --format nifti")
     if len(paths) == len(source.slices):
         return headers, list(range(len(paths)))
     frames = [s.frame for s in source.slices]
@@ -202,8 +210,9 @@ def _highdicom(series: Path | None = None) -> Iterator[Any]:
         warnings.simplefilter("ignore")
         try:
             yield highdicom
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
+        except InputError:
+            raise
+        except Exception as error:
+            # pydicom and highdicom raise what they like on headers that lack something.
             reason = f"a DICOM segmentation cannot refer to it ({' '.join(str(error).split())}); take --format nifti"
             raise InputError(f"{'the series' if series is None else series}: {reason}") from None

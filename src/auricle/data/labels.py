@@ -37,18 +37,20 @@ def read_label(
     """
     values, affine, notices = read_volume(path, assume_orientation=assume_orientation, volume_index=volume_index)
     if label_map is None and ending(path) in (".nrrd", ".nhdr"):
-        label_map = _segments(path)
+        label_map, more = _segments(path)
+        notices = notices + more
     return to_ids(values, str(path), label_map), affine, notices
 
 
-def _segments(path: Path) -> dict[int, int] | None:
-    """What the segments of 3D Slicer mean by their names; None for other files. Segments that are no structure become background."""
+def _segments(path: Path) -> tuple[dict[int, int] | None, list[str]]:
+    """What the segments of 3D Slicer mean by their names, None for other files; and a notice on those that are no structure: background."""
     names = segment_names(path)
     found = {value: structure(name) for value, name in names.items()}
     if found and not any(found.values()):
         listed = ", ".join(f"{v} {names[v]}" for v in sorted(found))
         raise InputError(f"{path}: none of its segments ({listed}) is a structure by name; give --label-map VALUE=STRUCTURE,..")
-    return found or None
+    dropped = ", ".join(names[v] for v, meaning in sorted(found.items()) if meaning == 0)
+    return found or None, [f"{path}: segments that are no structure by name become background: {dropped}"] if dropped else []
 
 
 def to_ids(values: NDArray[Any], name: str, label_map: Mapping[int, int] | None = None) -> NDArray[np.uint8]:

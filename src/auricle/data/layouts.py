@@ -12,7 +12,7 @@ from auricle.data.dicom_files import is_dicom
 from auricle.data.label_names import MM_WHS, named_labels, read_facts, structure
 from auricle.data.reading import scan_name
 from auricle.data.tables import Row, check_id, read_table
-from auricle.data.volume_files import ending, files_of
+from auricle.data.volume_files import ending, files_of, scan_ending
 
 LABEL_MARK = re.compile(r"[._-](label|labels|seg|segmentation|mask)$", re.IGNORECASE)
 IMAGE_MARK = re.compile(r"[._-](img|image)$", re.IGNORECASE)
@@ -228,7 +228,12 @@ def _two_folders(path: Path, label_map: Mapping[int, int] | None) -> list[PairPa
     both = sorted(set(files) & set(folders))
     if both:
         raise InputError(f"{files[both[0]]}: a folder has the same name; keep one of them")
-    return _matched(path, {**files, **folders}, volumes(path / "labels"), _named(path, label_map))
+    labels = volumes(path / "labels")
+    for name in sorted(set(labels) - {*files, *folders}):
+        # 3D Slicer names a segmentation NAME.seg.nrrd.
+        if (plain := LABEL_MARK.sub("", name)) in {*files, *folders} and plain not in labels:
+            labels[plain] = labels.pop(name)
+    return _matched(path, {**files, **folders}, labels, _named(path, label_map))
 
 
 def _side_by_side(path: Path, label_map: Mapping[int, int] | None) -> list[PairPath]:
@@ -247,7 +252,7 @@ def volumes(folder: Path, *, channel: bool = False) -> dict[str, Path]:
     """Volume files and zips of a folder by name; with `channel`, names end in _0000 and only one channel may be there."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if not path.is_file() or path.name.startswith(".") or not (ending(path) or path.name.endswith(".zip")):
+        if not path.is_file() or path.name.startswith(".") or scan_ending(path) is None:
             continue
         name = scan_name(path)
         if not name.isprintable():  # nor are bytes that are no UTF-8

@@ -68,7 +68,7 @@ def read_grid(
 
 def gzip_trailer(path: Path) -> tuple[int, int] | None:
     """Checksum (CRC-32) and size (modulo 2^32) of the content, from the last eight bytes of a .gz file (RFC 1952); None for other files."""
-    if not path.name.endswith(".gz"):
+    if not path.name.lower().endswith(".gz"):
         return None
     with path.open("rb") as file:
         file.seek(-8, 2)
@@ -93,7 +93,7 @@ def write_nifti(path: Path, array: NDArray[Any], affine: NDArray[np.float64], *,
     else:
         image.set_qform(affine, 1)
     with saving(Path(path)) as temporary, temporary.open("wb") as file:
-        if temporary.name.endswith(".gz"):
+        if temporary.name.lower().endswith(".gz"):
             with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=6, mtime=0) as packed:
                 image.to_stream(packed)
         else:
@@ -116,14 +116,14 @@ def _open(path: Path) -> IO[bytes]:
         raise InputError(f"{path}: no such file")
     if path.is_dir():
         raise InputError(f"{path}: is a folder, not a NIfTI file")
-    if not path.name.endswith((".nii", ".nii.gz")):
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise InputError(f"{path}: not a NIfTI file name; it should end in .nii or .nii.gz")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes)")
     try:
         with path.open("rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
-        if zipped != path.name.endswith(".gz"):
+        if zipped != path.name.lower().endswith(".gz"):
             what, other = ("gzip-compressed", ".nii.gz") if zipped else ("not gzip-compressed", ".nii")
             raise InputError(f"{path}: is {what}, against its name; if it is a NIfTI file, rename it to end in {other}")
         return cast("IO[bytes]", gzip.open(path, "rb")) if zipped else path.open("rb")
@@ -143,7 +143,7 @@ def _described(
     if not int(header["sizeof_hdr"]) <= offset <= MAX_OFFSET:
         raise InputError(f"{path}: the header places the voxels at an impossible offset ({offset})")
     size = int(offset) + math.prod(shape) * count * dtype.itemsize
-    check_claim(path, shape, count, size, path.stat().st_size, "gzip" if path.name.endswith(".gz") else "raw")
+    check_claim(path, shape, count, size, path.stat().st_size, "gzip" if path.name.lower().endswith(".gz") else "raw")
     return shape, count, affine, notices + more, size
 
 

@@ -45,6 +45,8 @@ def segment_names(path: Path) -> dict[int, str]:
         name = header.get(key.replace("_LabelValue", "_Name"))
         if key.startswith("Segment") and key.endswith("_LabelValue") and str(value).isdigit() and name is not None:
             found[int(value)] = str(name)
+    if not found and any(key.startswith("Segment") and key.endswith("_Name") for key in header):
+        raise InputError(f"{path}: its segments have names but no label values; save it anew with 3D Slicer, or give --label-map VALUE=STRUCTURE,..")
     return found
 
 

@@ -14,7 +14,7 @@ from auricle.data.dicom import read_dicom
 from auricle.data.dicom_files import is_dicom, series_of
 from auricle.data.geometry import is_sheared
 from auricle.data.preprocess import AIR_HU, upright
-from auricle.data.volume_files import ENDINGS, ending, read_volume
+from auricle.data.volume_files import ENDINGS, ending, read_volume, scan_ending
 
 MAX_HU = 32767
 Volume = tuple[NDArray[Any], NDArray[np.float64], list[str]]
@@ -67,17 +67,17 @@ def straightened(case: Case, path: Path, notices: list[str]) -> tuple[Case, list
 
 def scan_name(path: Path) -> str:
     """What a scan is called: its file's or folder's name without ending; that of the folder for one file of a DICOM series."""
-    kind = ending(path) or (".zip" if path.name.endswith(".zip") else "")
     if path.is_dir():
         return path.resolve().name
-    return path.name.removesuffix(kind) if kind else path.resolve().parent.name
+    kind = scan_ending(path)
+    return path.name[: -len(kind)] if kind else path.resolve().parent.name
 
 
 def _any(path: Path, series: str | None, assume: str | None, index: int | None) -> Volume:
     """Image, affine and notices of whatever lies at `path`."""
     if path.is_dir():
         return read_dicom(path, series)
-    if path.name.endswith(".zip"):
+    if scan_ending(path) == ".zip":
         return _zipped(path, series, assume, index)
     if path.name == "DICOMDIR":
         return read_dicom(path.parent, series)
@@ -137,7 +137,8 @@ def _converted(image: NDArray[Any]) -> tuple[NDArray[Any], int]:
     whole = np.issubdtype(image.dtype, np.integer) or all(_whole(part) for part in parts)
     out = np.empty_like(image, np.int16 if whole else np.float32)
     for part, target in zip(parts, in_memory_order(out), strict=True):
-        target[...] = np.clip(part, AIR_HU, MAX_HU)
+        inside = np.clip(part, AIR_HU, MAX_HU)
+        target[...] = np.rint(inside) if whole and inside.dtype.kind == "f" else inside
     return out, clipped
 
 

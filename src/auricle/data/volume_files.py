@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auricle.core.errors import InputError
+from auricle.data.dicom_files import is_dicom
 from auricle.data.meta_files import read_metaimage
 from auricle.data.nifti import read_nifti
 from auricle.data.nrrd_files import read_nrrd
@@ -23,7 +24,12 @@ SCAN_ENDINGS = (*ENDINGS, ".zip")
 
 def ending(path: Path) -> str | None:
     """The ending of a volume file; None for anything else."""
-    return next((e for e in ENDINGS if path.name.endswith(e)), None)
+    return next((e for e in ENDINGS if path.name.lower().endswith(e)), None)
+
+
+def scan_ending(path: Path) -> str | None:
+    """The ending of a file that is a scan by itself, in small letters; None for anything else."""
+    return next((e for e in SCAN_ENDINGS if path.name.lower().endswith(e)), None)
 
 
 def files_of(path: Path) -> list[Path]:
@@ -37,13 +43,18 @@ def files_of(path: Path) -> list[Path]:
     return [path, *([path.with_name(named[1].strip())] if named and path.with_name(named[1].strip()).is_file() else [])]
 
 
-def content_digest(path: Path) -> str:
+def content_digest(path: Path, without: Path) -> str:
     """SHA-256 of the bytes that a scan is read from, with the names of files where there are several.
 
-    Of a folder these are all its files, of a header its voxels too, of one DICOM file those of its folder.
+    Of a folder these are its DICOM files but for what lies in the folder `without`, where results go; of a header its voxels too; of one DICOM file
+    those of its folder.
     """
     folder = path if path.is_dir() else path.parent
-    files = files_of(path if path.name.endswith(SCAN_ENDINGS) else folder)
+    if path.is_file() and scan_ending(path):
+        files = files_of(path)
+    else:
+        results = without.absolute()
+        files = [p for p in files_of(folder) if results not in p.absolute().parents and is_dicom(p)]
     whole = hashlib.sha256()
     for file in files:
         name = "" if files == [path] else file.relative_to(folder)

@@ -70,8 +70,9 @@ def summary(result: Result) -> list[str]:
     if needs is not None:
         lines.append(f"prepared: {needs['prepared_gib']:g} GiB on disk, {needs['prepare_gib_per_worker']:g} GiB of memory a worker; "
                      f"training: {needs['train_gib']:g} GiB of memory ({needs['train_stage']})")  # fmt: skip
-    if result["settings"]["quick"]:
-        lines.append("headers alone were read: voxels, HU and labels are not checked")
+    if result["settings"]["quick"] and len(seen) < s["cases"]:
+        which = "" if not seen else f" of {_counted(s['cases'] - len(seen), 'case')}"
+        lines.append(f"headers alone were read{which}: voxels, HU and labels are not checked")
     return lines
 
 

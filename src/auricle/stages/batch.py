@@ -25,17 +25,13 @@ from auricle.data.dicom_files import is_dicom, series_of
 from auricle.data.layouts import LABEL_MARK, case_name
 from auricle.data.outputs import COLUMNS, check_output, write_table
 from auricle.data.tables import read_table
-from auricle.data.volume_files import SCAN_ENDINGS
+from auricle.data.volume_files import scan_ending
 from auricle.stages import finetune, segment
 from auricle.stages.finetune import Trained
 from auricle.stages.segment import DESCRIPTION, SUMMARY, Options, SegmentStage
 
 WORK = ".unfinished"
 """Folder of what only a command at work needs."""
-LOOKED_AT = 20
-"""Files of a folder that are opened to see whether it holds a DICOM series."""
-
-
 DESCRIBED = ("heart_found", "confidence", "partial", "notices", "model", "version")
 """What the summary takes from each result's description."""
 
@@ -144,7 +140,7 @@ def find_scans(inputs: Sequence[Path], listing: Path | None, series: str | None,
 def _place(path: Path) -> tuple[Path, str]:
     """What makes a scan one of its own: its path, or of one DICOM file its folder and series, whose other files stand for the same scan."""
     with contextlib.suppress(InputError):  # what cannot be read fails by itself, and the others go on
-        if path.is_file() and not path.name.endswith(SCAN_ENDINGS) and is_dicom(path):
+        if path.is_file() and scan_ending(path) is None and is_dicom(path):
             return path.absolute().parent, "" if path.name == "DICOMDIR" else series_of(path)
     return path.absolute(), ""
 
@@ -170,7 +166,7 @@ def named(scans: list[Scan], way_out: str = "name them in a --list with the colu
 
 def stem(path: Path) -> str:
     """A file's or folder's name without the ending of a volume file."""
-    return path.name.removesuffix(next((e for e in SCAN_ENDINGS if path.name.endswith(e)), "")) or path.name
+    return path.name[: -len(scan_ending(path) or "") or None] or path.name
 
 
 def _one(model: Trained, config: BatchStage, scan: Scan, out: Path) -> Entry:
@@ -180,7 +176,7 @@ def _one(model: Trained, config: BatchStage, scan: Scan, out: Path) -> Entry:
     try:
         if not scan.path.exists():
             raise InputError(f"{scan.path}: no such file or folder")
-        wanted = segment.fingerprint(volume_files.content_digest(scan.path), config.model, options)
+        wanted = segment.fingerprint(volume_files.content_digest(scan.path, out), config.model, options)
         if segment.made_from(folder) == wanted:
             progress.report(f"{folder}: is segmented")
             return Entry(scan, "skipped")
@@ -284,7 +280,7 @@ def _below(folder: Path, out: Path) -> Iterator[Path]:
                 yield path
             else:
                 yield from _below(path, out)
-        elif path.name.endswith(SCAN_ENDINGS):
+        elif scan_ending(path) is not None:
             yield path
 
 
@@ -299,8 +295,8 @@ def _belongs_to_a_scan(path: Path, names: set[str]) -> bool:
 def _holds_dicom(folder: Path) -> bool:
     """Whether it holds a DICOM series, or what cannot be read and may be one: that fails by itself later, and other scans go on."""
     try:
-        files = sorted(p for p in folder.iterdir() if p.is_file() and p.name != "DICOMDIR" and not p.name.endswith(SCAN_ENDINGS))
-        return any(is_dicom(p) for p in files[:LOOKED_AT])
+        files = (p for p in sorted(folder.iterdir()) if p.is_file() and p.name != "DICOMDIR" and not p.name.startswith("."))
+        return any(is_dicom(p) for p in files if scan_ending(p) is None)
     except (InputError, OSError):
         return True
 

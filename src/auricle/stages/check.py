@@ -121,9 +121,8 @@ def _pairs(config: CheckConfig) -> tuple[list[PairPath], bool]:
 
 
 def _holds_dicom(folder: Path) -> bool:
-    """Whether the first files of a folder, and of its folders, are DICOM."""
-    found = (p for p in folder.rglob("*") if p.is_file() and p.name != "DICOMDIR")
-    return any(is_dicom(path) for path, _ in zip(found, range(20), strict=False))
+    """Whether a file of a folder, or of its folders, is DICOM."""
+    return any(is_dicom(p) for p in folder.rglob("*") if p.is_file() and p.name != "DICOMDIR" and not p.name.startswith("."))
 
 
 def _begin(config: CheckConfig, out: Path) -> Run:

@@ -17,12 +17,12 @@ from auricle.core.files import atomic_path
 from auricle.data.dicom_files import patient_mark
 from auricle.data.fingerprint import content_hash, label_hash
 from auricle.data.folder import PairPath, read_pair
-from auricle.data.geometry import Shape, lengths, on_grid
+from auricle.data.geometry import Shape, is_sheared, lengths, on_grid
 from auricle.data.labels import read_label
 from auricle.data.layouts import mask_files
 from auricle.data.nifti import gzip_trailer, read_grid
 from auricle.data.overview import around_labels, axis_code, oblique_degrees, overview, sides_reached
-from auricle.data.preprocess import AIR_HU
+from auricle.data.preprocess import AIR_HU, right_angled
 from auricle.data.reading import read_scan
 from auricle.data.volume_files import ending
 from auricle.phantom import check as anatomy_faults
@@ -148,6 +148,11 @@ def _apart(path: Path, scan: Path, label: Grid, image: Grid) -> list[str]:
     (other_shape, other), (shape, affine) = label, image
     if on_grid(shape, affine, other_shape, other):
         return []
+    if is_sheared(affine):
+        # `auricle segment` writes the label map of a tilted scan on the right-angled grid.
+        upright, size = right_angled(affine, shape)
+        if on_grid(size, upright, other_shape, other):
+            return []
     what = []
     if shape != other_shape:
         what.append(f"shape {lengths(other_shape)} and {lengths(shape)}")

@@ -214,13 +214,16 @@ def _partner(flag: str, given: Path, scan: Scan, alone: bool) -> Path:
     """The file that belongs to a label map."""
     own_name = fitting(stem(_known_by(scan.path)))
     if given.is_dir():
-        candidates = [p for p in sorted(given.iterdir()) if p.name.endswith(volume_files.SCAN_ENDINGS) and p.absolute() != scan.path.absolute()]
+        candidates = [p for p in sorted(given.iterdir()) if volume_files.scan_ending(p) and p.absolute() != scan.path.absolute()]
         alike = [p for p in candidates if case_name(fitting(stem(p))) == case_name(own_name)]
         # Names differ by what data sets append to those of scans and of label maps: a file marked as what is looked for comes first.
         alike.sort(key=lambda p: (bool(LABEL_MARK.search(stem(p))) != (flag == "--reference"), stem(p) != own_name))
         files = alike
         own = [given / "labels.nii.gz"] if alone else []
-        files += [p for p in (given / own_name / "labels.nii.gz", given / own_name, *own) if p.exists()]
+        # A result's folder is named as its scan's, with what no file system takes replaced.
+        folders = [p for p in sorted(given.iterdir()) if p.is_dir() and fitting(p.name) == own_name]
+        files += [p for folder in folders for p in (folder / "labels.nii.gz", folder)] + own
+        files = [p for p in files if p.exists()]
         if files:
             return files[0]
         if not alone:

@@ -17,7 +17,7 @@ from auricle.core import progress
 from auricle.core.errors import InputError
 from auricle.data.preprocess import ModelGrid, to_network
 from auricle.data.reading import read_scan
-from auricle.data.volume_files import SCAN_ENDINGS
+from auricle.data.volume_files import scan_ending
 from auricle.stages import finetune
 from auricle.stages.batch import Scan, named
 from auricle.stages.finetune import probabilities
@@ -35,7 +35,7 @@ def network(folder: str) -> nn.Module:
 def scans(folder: str) -> list[dict[str, str]]:
     """Every volume file, .zip and folder (a DICOM series) in `folder`, as items with the key ``image``; raises `InputError` where there is none."""
     root = Path(folder)
-    wanted = [p for p in sorted(root.iterdir()) if not p.name.startswith(".") and (p.is_dir() or p.name.endswith(SCAN_ENDINGS))] \
+    wanted = [p for p in sorted(root.iterdir()) if not p.name.startswith(".") and (p.is_dir() or scan_ending(p) is not None)] \
         if root.is_dir() else []  # fmt: skip
     if not wanted:
         raise InputError(f"--dataset_dir {folder}: is not a folder with volume files or folders of DICOM series")

@@ -130,7 +130,7 @@ def run(config: SegmentStage, out: Path) -> bool:
     """
     if not config.scan.exists():
         raise InputError(f"{config.scan}: no such file or folder")
-    wanted = fingerprint(volume_files.content_digest(config.scan), config.model, config.options)
+    wanted = fingerprint(volume_files.content_digest(config.scan, out), config.model, config.options)
     if made_from(out) == wanted:
         progress.report(f"{out}: is segmented")
         return bool(read_json(out / DESCRIPTION)["heart_found"])
