@@ -15,16 +15,12 @@ from auricle.report import words
 from auricle.report.page import write_report
 from auricle.report.reading import RunFolder
 from auricle.report.summary import differences
+from benchmarks.phantom_page import table
 
 
 def number(value: float | None, digits: int = 3) -> str:
     """A table cell."""
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
 
 def page(name: str, run: dict[str, Any], summary: dict[str, Any], pairs: dict[str, Any], said: list[str]) -> str:

@@ -79,13 +79,18 @@ def _stage(run: Callable[[Any, Path], Any], config: type[Any], text: str) -> Cal
         if hasattr(config, "hardware"):
             _take(config.hardware)
         run(config, out)
-        progress.event("finished", out=str(out))
-        if not show.json:
-            print(out)
+        _finish(show, out, out=str(out))
 
     command.__doc__ = text
     command.__annotations__ = {"config": Annotated[config, tyro.conf.arg(name="")], "out": Out, "show": Shown, "return": None}
     return command
+
+
+def _finish(show: Show, path: Path, **facts: Any) -> None:
+    """Say what was made: as the last event, or by its path alone."""
+    progress.event("finished", **facts)
+    if not show.json:
+        print(path)
 
 
 def run_all(options: Annotated[RunOptions, tyro.conf.arg(name="")], show: Shown) -> None:
@@ -109,9 +114,7 @@ def run_all(options: Annotated[RunOptions, tyro.conf.arg(name="")], show: Shown)
         if new or not (options.out / "run.json").exists():
             _remember(options)
     page = write_report(options.out, float(read_json(options.out / "run.json")["peak_gib"]))
-    progress.event("finished", report=str(page))
-    if not show.json:
-        print(page)
+    _finish(show, page, report=str(page))
 
 
 def _remember(options: RunOptions) -> None:
@@ -153,9 +156,7 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], show: Shown, out: Path 
         page = write_study(tables[0], runs[0], runs) if tables else _report_run(runs[0])
     else:
         raise InputError("name the folder of a run or of a study")
-    progress.event("finished", report=str(page))
-    if not show.json:
-        print(page)
+    _finish(show, page, report=str(page))
 
 
 def _report_run(run: Path) -> Path:
@@ -188,9 +189,7 @@ def study_arms(options: Annotated[StudyOptions, tyro.conf.arg(name="")], show: S
     run_steps(plan.steps, after=keep)
     collect(plan.cells, options.recipe, table)
     page = write_study(table, options.out, [options.out])
-    progress.event("finished", page=str(page))
-    if not show.json:
-        print(page)
+    _finish(show, page, page=str(page))
 
 
 def segment_scans(options: Annotated[SegmentOptions, tyro.conf.arg(name="")], show: Shown) -> None:
@@ -200,16 +199,15 @@ def segment_scans(options: Annotated[SegmentOptions, tyro.conf.arg(name="")], sh
     model = segment.resolve_model(options.model)
     if not many:
         found = segment.run(SegmentStage(scans[0].path, model, options.options, options.overwrite), options.out)
-        progress.event("finished", out=str(options.out), heart_found=found)
+        _finish(show, options.out, out=str(options.out), heart_found=found)
     else:
         entries = batch.run(BatchStage(scans, model, options.options, options.overwrite), options.out)
         failed = [e.scan.name for e in entries if e.status == "failed"]
         if failed:
             why = "see above" if len(failed) == len(entries) else f"{options.out / 'summary.json'} says why"
             raise InputError(f"{len(failed)} of {len(entries)} scans failed ({_few(failed)}): {why}")
-        progress.event("finished", out=str(options.out), scans=len(entries), skipped=sum(e.status == "skipped" for e in entries))
-    if not show.json:
-        print(options.out)
+        skipped = sum(e.status == "skipped" for e in entries)
+        _finish(show, options.out, out=str(options.out), scans=len(entries), skipped=skipped)
 
 
 def export_for_others(config: Annotated[ExportStage, tyro.conf.arg(name="")], out: Out, show: Shown) -> None:
@@ -220,9 +218,7 @@ def export_for_others(config: Annotated[ExportStage, tyro.conf.arg(name="")], ou
     """
     _configure(show)
     out = export.run(config, out)
-    progress.event("finished", out=str(out))
-    if not show.json:
-        print(out)
+    _finish(show, out, out=str(out))
 
 
 def measure_labels(config: Annotated[MeasureStage, tyro.conf.arg(name="")], show: Shown, out: MaybeOut = None, overwrite: bool = False) -> None:
@@ -253,9 +249,7 @@ def write_phantoms(config: Annotated[PhantomConfig, tyro.conf.arg(name="")], out
     _configure(show)
     made = phantom.run(config, out)
     progress.report(f"{out}: {config.patients} patients, {made} of them new")
-    progress.event("finished", out=str(out), made=made)
-    if not show.json:
-        print(out)
+    _finish(show, out, out=str(out), made=made)
 
 
 NO_MODELS: dict[str, Any] = {f.name: f.default for f in fields(GenerateStage) if f.name in ("autoencoder", "diffusion", "cohort")}
@@ -283,9 +277,7 @@ def generate_pairs(
             config = replace(config, refiner=run / "refiner")
         config = replace(config, autoencoder=run / "autoencoder", diffusion=run / "diffusion", cohort=cohort_folder)
     generate.run(config, out)
-    progress.event("finished", out=str(out))
-    if not show.json:
-        print(out)
+    _finish(show, out, out=str(out))
 
 
 def assess_run(run: tyro.conf.Positional[Path], show: Shown, seed: int = 0) -> None:
@@ -293,9 +285,7 @@ def assess_run(run: tyro.conf.Positional[Path], show: Shown, seed: int = 0) -> N
     _configure(show)
     assess.run(run, seed)
     page = write_assessment(run)
-    progress.event("finished", assessment=str(run / "assessment.json"), page=str(page))
-    if not show.json:
-        print(page)
+    _finish(show, page, assessment=str(run / "assessment.json"), page=str(page))
 
 
 def check_data(

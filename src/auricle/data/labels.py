@@ -23,7 +23,6 @@ def read_label(
     *,
     label_map: Mapping[int, int] | None = None,
     assume_orientation: str | None = None,
-    volume_index: int | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64], list[str]]:
     """Read a label map of the ids 0..8 from one volume file; `label_map` translates the file's values (0 is always background).
 
@@ -35,7 +34,7 @@ def read_label(
     Raises:
         InputError: as `read_volume`, and for values that are not ids, which the message lists.
     """
-    values, affine, notices = read_volume(path, assume_orientation=assume_orientation, volume_index=volume_index)
+    values, affine, notices = read_volume(path, assume_orientation=assume_orientation)
     if label_map is None and ending(path) in (".nrrd", ".nhdr"):
         label_map, more = _segments(path)
         notices = notices + more

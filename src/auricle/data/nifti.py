@@ -49,9 +49,7 @@ def read_nifti(
         return scaled(raw, *_scaling(header, path), path), affine, notices
 
 
-def read_grid(
-    path: Path, *, assume_orientation: str | None = None, volume_index: int | None = None
-) -> tuple[Shape, NDArray[np.float64], list[str]]:
+def read_grid(path: Path, *, assume_orientation: str | None = None) -> tuple[Shape, NDArray[np.float64], list[str]]:
     """Shape, affine and notices as `read_nifti`, from the header and the file's size alone; raises `InputError` as it does for those.
 
     The size that a gzip trailer states is compared with the header: a notice where they differ, since a file packed in several
@@ -59,7 +57,7 @@ def read_grid(
     """
     path = Path(path)
     with reading(path), _open(path) as stream:
-        shape, _, affine, notices, size = _described(parse_header(stream, path), path, assume_orientation, volume_index)
+        shape, _, affine, notices, size = _described(parse_header(stream, path), path, assume_orientation, None)
     trailer = gzip_trailer(path)
     if trailer is not None and trailer[1] != size % 2**32:
         notices.append(f"{path}: the size at its end does not fit its header; it is cut off, or packed in several parts: read it to the end")

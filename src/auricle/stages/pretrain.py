@@ -128,13 +128,13 @@ def check_patch(patch: Triple | None, network: SegmenterConfig) -> None:
         raise ValueError(f"--patch must be multiples of {network.multiple} for this network, not {patch}")
 
 
-def hold_out(pairs: Pairs, seed: int, share: float = 0.1) -> tuple[Pairs, Pairs]:
-    """Training part and the `share` (at least one patient) held out for early stopping, the paper's 10%; whole patients at a time."""
+def hold_out(pairs: Pairs, seed: int) -> tuple[Pairs, Pairs]:
+    """Training part and the paper's 10% (at least one patient) held out for early stopping; whole patients at a time."""
     patients = sorted({item.patient for item in pairs.items})
     if len(patients) < 2:
         raise InputError("one patient cannot both train and be held out for early stopping: at least 2 are needed")
     order = epoch_order(len(patients), seed, 0)
-    chosen = {patients[i] for i in order[: max(1, round(share * len(patients)))]}
+    chosen = {patients[i] for i in order[: max(1, round(0.1 * len(patients)))]}
     places = range(len(pairs))
     return (pairs.take([i for i in places if pairs.items[i].patient not in chosen]),
             pairs.take([i for i in places if pairs.items[i].patient in chosen]))  # fmt: skip
