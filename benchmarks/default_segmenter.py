@@ -1,7 +1,6 @@
 """Train, pack and judge the segmenter that ships with the package.
 
-    python -m benchmarks.default_segmenter train runs/any-scan       both trainings; resumable: run it again to go on
-    python -m benchmarks.default_segmenter again runs/any-scan       the second training alone, from the segmenter that ships
+    python -m benchmarks.default_segmenter train runs/any-scan       resumable: run it again to go on
     python -m benchmarks.default_segmenter pack runs/any-scan        writes src/auricle/weights/any-scan
     python -m benchmarks.default_segmenter judge [--patients 20]     prints how the packed one does on virtual patients it never saw
 """
@@ -27,18 +26,10 @@ COHORT_SEED = 4711
 
 
 def train(folder: Path) -> None:
-    """Prepare the cohorts and train twice."""
+    """Prepare the cohort and train on it."""
     prepared, stage = recipes.any_scan()
-    cohort.run(prepared, folder / "first-cohort")
-    finetune.run(replace(stage, cohort=folder / "first-cohort"), folder / "first")
-    train_again(folder, folder / "first")
-
-
-def train_again(folder: Path, first: Path) -> None:
-    """The second training, from where `first` ended."""
-    prepared, stage = recipes.any_scan(again=True)
     cohort.run(prepared, folder / "cohort")
-    finetune.run(replace(stage, cohort=folder / "cohort", initial=first), folder / "finetune")
+    finetune.run(replace(stage, cohort=folder / "cohort"), folder / "finetune")
 
 
 def judge(model: Path, patients: int) -> str:
@@ -70,7 +61,7 @@ def _text(value: float | None) -> str:
 def main() -> None:
     """Train, pack or judge."""
     parser = arguments(__doc__)
-    parser.add_argument("what", choices=("train", "again", "pack", "judge"))
+    parser.add_argument("what", choices=("train", "pack", "judge"))
     parser.add_argument("folder", type=Path, nargs="?", help="the run; judge takes the packed segmenter without it")
     parser.add_argument("--patients", type=int, default=20)
     o = parser.parse_args()
@@ -78,8 +69,6 @@ def main() -> None:
         parser.error(f"{o.what} needs the run's folder")
     if o.what == "train":
         train(o.folder)
-    elif o.what == "again":
-        train_again(o.folder, Path(finetune.SHIPPED))
     elif o.what == "pack":
         progress.report(f"{pack_model(o.folder / 'finetune', 'finetune', finetune.DEFAULT_MODEL)} written")
     else:
