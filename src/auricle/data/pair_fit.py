@@ -49,19 +49,28 @@ def fit_pair(
     """
     still = F.affine_grid(torch.eye(3, 4)[None], [1, 1, *image.shape], align_corners=True)
     at, warped = still, channels
-    if location_mm is not None and (heights := _heights(decode_label(channels[None])[0], location_mm, spacing[2])) is not None:
-        at = still.clone()
-        at[..., 0] = heights
-        warped = _sample(channels, at)
-    for _ in range(ROUNDS if volumes_ml else 0):
-        label = decode_label(warped[None])[0]
-        moves = _moves(label, volumes_ml, spacing)
-        if not any(moves):
-            break
-        step = still + border_moves(moves, label, still, spacing)
-        # The moves of all rounds are composed, so that image and channels are interpolated once.
+
+    def follow(step: Tensor) -> None:
+        # All moves are composed, so that image and channels are interpolated once.
+        nonlocal at, warped
         at = _sample(at[0].movedim(-1, 0), step).movedim(0, -1)[None]
         warped = _sample(channels, at)
+
+    def to_volumes() -> None:
+        for _ in range(ROUNDS if volumes_ml else 0):
+            label = decode_label(warped[None])[0]
+            moves = _moves(label, volumes_ml, spacing)
+            if not any(moves):
+                break
+            follow(still + border_moves(moves, label, still, spacing))
+
+    to_volumes()
+    heights = None if location_mm is None else _heights(decode_label(warped[None])[0], location_mm, spacing[2])
+    if heights is not None:
+        moved = still.clone()
+        moved[..., 0] = heights
+        follow(moved)
+        to_volumes()  # of vessels that were stretched or squeezed along with the surroundings
     return (image, channels) if at is still else (_sample(image[None], at)[0], warped)
 
 
