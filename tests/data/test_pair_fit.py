@@ -111,6 +111,18 @@ def test_the_location_is_met_and_the_heart_stays_as_it_is(away: float) -> None:
     assert torch.allclose(moved[..., -1], image[..., -1], atol=1e-4)
 
 
+def test_a_crumb_does_not_decide_where_the_heart_lies() -> None:
+    image, logits = _pair()
+    wanted = _location(logits) + 6.0
+    crumbed = logits.clone()
+    crumbed[ID["RV"], 3:5, 3:5, 55:57] = 50.0
+    _, fitted = fit_pair(image, crumbed, SPACING, {}, wanted)
+    label = decode_label(fitted[None])[0]
+    label[label == ID["RV"]] = 0
+    found = measured({}, label.numpy(), SPACING).location_mm
+    assert found == pytest.approx(wanted, abs=SPACING[2] / 2)
+
+
 def test_volumes_and_location_are_met_together() -> None:
     image, logits = _pair()
     wanted, ml = _location(logits) + 6.0, 1.2 * _volume(logits, "LV")

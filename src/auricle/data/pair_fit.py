@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from auricle.core.anatomy import ID, LABEL_COUNT
+from auricle.core.anatomy import HEART, ID, LABEL_COUNT
 from auricle.data.augment import border_moves
 from auricle.data.labelcode import decode_label
 from auricle.data.preprocess import heart_extent
@@ -79,7 +80,10 @@ def _heights(label: Tensor, location_mm: float, spacing_mm: float) -> Tensor | N
 
     None where it lies there to half a voxel, or there is none.
     """
-    extent = heart_extent(label.numpy())
+    found = label.numpy()
+    # What the gate takes away later, crumbs far from the heart, must not decide where it lies.
+    pieces, _ = ndimage.label(np.isin(found, [ID[k] for k in HEART]), np.ones((3, 3, 3)))
+    extent = heart_extent(np.where(pieces == np.bincount(pieces.ravel())[1:].argmax() + 1, found, 0)) if pieces.any() else None
     if extent is None:
         return None
     (low, high), last = extent[2], label.shape[2] - 1
