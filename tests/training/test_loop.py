@@ -1,5 +1,7 @@
 """The fit loop: broken runs end where unbroken ones do, early stopping keeps the best, bad numbers are refused."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,22 @@ def test_early_stopping_keeps_the_best(tmp_path: Path) -> None:
     facts = fit(run, network, plan, FitConfig(steps=None, epochs=300, batch_size=2, patience=2), CPU, 0, "test")
     # An epoch of five items in batches of two is three steps; the fourth validation uses up the patience.
     assert facts == {"steps": 12, "best_step": 6, "error": 1.0, "stopped_early": True}
+
+
+def test_the_bar_shows_the_loss_of_the_step_beside_the_best_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the loss is what is validated, the one does not hide the other."""
+    good, shown = make_plan(), list[dict[str, float]]()
+
+    @contextmanager
+    def bar(*_: Any) -> Iterator[Any]:
+        yield lambda step, values: shown.append(values)
+
+    monkeypatch.setattr("auricle.training.loop.progress.bar", bar)
+    plan = Plan(ITEMS, good.loss, lambda net: {"loss": 7.0}, "loss", "min")
+    run = Run(tmp_path / "r", "finetune", {}, {})
+    run.begin()
+    fit(run, Segmenter(SegmenterConfig(channels=(4, 8)), outputs=1), plan, FitConfig(steps=3, validate_every=1), CPU, 0, "test")
+    assert shown[-1]["best_loss"] == 7.0 != shown[-1]["loss"]
 
 
 def test_a_loss_that_is_not_finite_is_refused(tmp_path: Path) -> None:

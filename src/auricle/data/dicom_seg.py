@@ -210,9 +210,9 @@ def _highdicom(series: Path | None = None) -> Iterator[Any]:
         warnings.simplefilter("ignore")
         try:
             yield highdicom
-        except InputError:
-            raise
-        except Exception as error:
-            # pydicom and highdicom raise what they like on headers that lack something.
+        except (AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
+            # What pydicom and highdicom raise on headers that lack something; a full disk or memory is another matter.
+            if isinstance(error, InputError):
+                raise
             reason = f"a DICOM segmentation cannot refer to it ({' '.join(str(error).split())}); take --format nifti"
             raise InputError(f"{'the series' if series is None else series}: {reason}") from None

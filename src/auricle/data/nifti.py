@@ -66,7 +66,7 @@ def read_grid(path: Path, *, assume_orientation: str | None = None) -> tuple[Sha
 
 def gzip_trailer(path: Path) -> tuple[int, int] | None:
     """Checksum (CRC-32) and size (modulo 2^32) of the content, from the last eight bytes of a .gz file (RFC 1952); None for other files."""
-    if not path.name.lower().endswith(".gz"):
+    if not _is_gz(path):
         return None
     with path.open("rb") as file:
         file.seek(-8, 2)
@@ -91,7 +91,7 @@ def write_nifti(path: Path, array: NDArray[Any], affine: NDArray[np.float64], *,
     else:
         image.set_qform(affine, 1)
     with saving(Path(path)) as temporary, temporary.open("wb") as file:
-        if temporary.name.lower().endswith(".gz"):
+        if _is_gz(temporary):
             with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=6, mtime=0) as packed:
                 image.to_stream(packed)
         else:
@@ -108,6 +108,10 @@ def saving(path: Path) -> Iterator[Path]:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
+def _is_gz(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
 def _open(path: Path) -> IO[bytes]:
     """Open for reading decompressed bytes, once name, size and first bytes agree."""
     if not path.exists():
@@ -121,7 +125,7 @@ def _open(path: Path) -> IO[bytes]:
     try:
         with path.open("rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
-        if zipped != path.name.lower().endswith(".gz"):
+        if zipped != _is_gz(path):
             what, other = ("gzip-compressed", ".nii.gz") if zipped else ("not gzip-compressed", ".nii")
             raise InputError(f"{path}: is {what}, against its name; if it is a NIfTI file, rename it to end in {other}")
         return cast("IO[bytes]", gzip.open(path, "rb")) if zipped else path.open("rb")
@@ -141,7 +145,7 @@ def _described(
     if not int(header["sizeof_hdr"]) <= offset <= MAX_OFFSET:
         raise InputError(f"{path}: the header places the voxels at an impossible offset ({offset})")
     size = int(offset) + math.prod(shape) * count * dtype.itemsize
-    check_claim(path, shape, count, size, path.stat().st_size, "gzip" if path.name.lower().endswith(".gz") else "raw")
+    check_claim(path, shape, count, size, path.stat().st_size, "gzip" if _is_gz(path) else "raw")
     return shape, count, affine, notices + more, size
 
 

@@ -14,7 +14,7 @@ from auricle.data.dicom import read_dicom
 from auricle.data.dicom_files import is_dicom, series_of
 from auricle.data.geometry import is_sheared
 from auricle.data.preprocess import AIR_HU, upright
-from auricle.data.volume_files import ENDINGS, ending, read_volume, scan_ending
+from auricle.data.volume_files import ENDINGS, ending, read_volume, scan_ending, stem
 
 MAX_HU = 32767
 Volume = tuple[NDArray[Any], NDArray[np.float64], list[str]]
@@ -69,8 +69,7 @@ def scan_name(path: Path) -> str:
     """What a scan is called: its file's or folder's name without ending; that of the folder for one file of a DICOM series."""
     if path.is_dir():
         return path.resolve().name
-    kind = scan_ending(path)
-    return path.name[: -len(kind)] if kind else path.resolve().parent.name
+    return stem(path) if scan_ending(path) else path.resolve().parent.name
 
 
 def _any(path: Path, series: str | None, assume: str | None, index: int | None) -> Volume:

@@ -32,6 +32,11 @@ def scan_ending(path: Path) -> str | None:
     return next((e for e in SCAN_ENDINGS if path.name.lower().endswith(e)), None)
 
 
+def stem(path: Path) -> str:
+    """A file's or folder's name without the ending of a scan."""
+    return path.name[: -len(scan_ending(path) or "") or None] or path.name
+
+
 def files_of(path: Path) -> list[Path]:
     """The files of a scan or label map: those of a folder, and with a header (.mhd, .nhdr) its voxels."""
     if path.is_dir():

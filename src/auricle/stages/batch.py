@@ -25,7 +25,7 @@ from auricle.data.dicom_files import is_dicom, series_of
 from auricle.data.layouts import LABEL_MARK, case_name
 from auricle.data.outputs import COLUMNS, check_output, write_table
 from auricle.data.tables import read_table
-from auricle.data.volume_files import scan_ending
+from auricle.data.volume_files import scan_ending, stem
 from auricle.stages import finetune, segment
 from auricle.stages.finetune import Trained
 from auricle.stages.segment import DESCRIPTION, SUMMARY, Options, SegmentStage
@@ -162,11 +162,6 @@ def named(scans: list[Scan], way_out: str = "name them in a --list with the colu
             raise InputError(f"{first} and {second} would both go to a folder named {names[alike[0]]}; {way_out}")
         for i in longer:
             lengths[i] += 1
-
-
-def stem(path: Path) -> str:
-    """A file's or folder's name without the ending of a volume file."""
-    return path.name[: -len(scan_ending(path) or "") or None] or path.name
 
 
 def _one(model: Trained, config: BatchStage, scan: Scan, out: Path) -> Entry:

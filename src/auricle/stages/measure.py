@@ -22,10 +22,11 @@ from auricle.data.layouts import LABEL_MARK, case_name
 from auricle.data.outputs import VolumeRow, check_output, volumes, write_table
 from auricle.data.preprocess import label_to_grid, orient, right_angled
 from auricle.data.reading import read_scan, straightened
+from auricle.data.volume_files import stem
 from auricle.metrics.surface import area_mm2
 from auricle.phantom import check
 from auricle.stages import evaluate
-from auricle.stages.batch import Scan, fitting, named, stem
+from auricle.stages.batch import Scan, fitting, named
 
 COLUMNS = ("structure", "volume_ml", "surface_cm2", "mean_hu", "touches_border", "partial", "plausible")
 AGREEMENT = ("dice", "hd95_mm", "nsd", "volume_error_ml", "missed")
