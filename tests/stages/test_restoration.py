@@ -65,6 +65,19 @@ def test_flattening_keeps_edges_means_and_what_stands_out() -> None:
     assert np.abs(restoration.flatten(hu, label, SPACING)[0] - hu).max() < 0.5
 
 
+def test_flattening_reaches_the_edges_of_the_image_and_close_to_a_tissues_border() -> None:
+    hu, label = heart()
+    decoded = hu + noisy(9.0, 1, smooth=1.5)
+    flat, share = restoration.flatten(decoded, label, SPACING)
+    edge = np.ones(SHAPE, bool)
+    edge[1:-1, 1:-1, 1:-1] = False
+    edge &= ndimage.distance_transform_edt(label == 0, sampling=SPACING) > 10
+    assert share[edge].min() == 1
+    assert (flat - hu)[edge].std() < 0.5 * (decoded - hu)[edge].std()
+    third = ndimage.binary_erosion(label == ID["LV"], iterations=3)
+    assert share[third].min() == 1
+
+
 def test_one_seed_and_index_give_one_image_and_others_another(grains: list[Grain]) -> None:
     hu, label = heart()
     louder = replace(grains[0], sd_hu={k: 3 * v for k, v in grains[0].sd_hu.items()})
