@@ -126,6 +126,12 @@ def test_a_failed_scan_is_one_line_and_the_rest_goes_on(model: Path, tmp_path: P
     assert "1 of 3 scans failed (b)" in lines[-1]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a", "c", "summary.json", "volumes.csv"]
     assert [s["status"] for s in summary(tmp_path / "out")["scans"]] == ["done", "failed", "done"]
+    write_scans(scans, ("d.nii.gz",))
+    with pytest.raises(SystemExit):
+        run(scans, "-o", tmp_path / "out", "--model", model, "--json")
+    events = [e for e in map(json.loads, capsys.readouterr().out.splitlines()) if e["event"] == "scan"]
+    found = {e["name"]: (e["status"], e["heart_found"]) for e in events}
+    assert found == {"a": ("skipped", False), "b": ("failed", None), "c": ("skipped", False), "d": ("done", False)}
 
 
 def test_what_a_failed_scan_left_before_still_counts(model: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from auricle.core.anatomy import STRUCTURES
 
 Labels = NDArray[np.uint8]
 SPECK_ML = 0.1
-"""A component smaller than this that is not the largest of its structure is a speck."""
+"""A component (voxels that share faces) smaller than this that is not the largest of its structure is a speck."""
 
 
 def volumes_ml(label: Labels, voxel_ml: float) -> dict[str, float]:

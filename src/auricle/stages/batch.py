@@ -67,6 +67,8 @@ class Entry:
     status: Literal["done", "skipped", "failed"]
     reason: str | None = None
     """Why it failed, in one line."""
+    heart_found: bool | None = None
+    """None where it failed."""
 
 
 def run(config: BatchStage, out: Path) -> list[Entry]:
@@ -94,7 +96,8 @@ def run(config: BatchStage, out: Path) -> list[Entry]:
             worked = sum(e.status == "done" for e in entries)
             progress.report(f"[{number}/{len(config.scans)}] {scan.path}{_left(start, worked, len(config.scans) - number + 1)}")
             entries.append(_one(model, config, scan, out))
-            progress.event("scan", name=scan.name, status=entries[-1].status, number=number, total=len(config.scans), reason=entries[-1].reason)
+            facts = {k: getattr(entries[-1], k) for k in ("status", "heart_found", "reason")}
+            progress.event("scan", name=scan.name, number=number, total=len(config.scans), **facts)
     finally:
         if any(e.status != "failed" for e in entries) or (out / SUMMARY).exists():
             _summarize(entries, config, out)
@@ -174,13 +177,13 @@ def _one(model: Trained, config: BatchStage, scan: Scan, out: Path) -> Entry:
         wanted = segment.fingerprint(volume_files.content_digest(scan.path, out), config.model, options)
         if segment.made_from(folder) == wanted:
             progress.report(f"{folder}: is segmented")
-            return Entry(scan, "skipped")
+            return Entry(scan, "skipped", heart_found=bool(read_json(folder / DESCRIPTION)["heart_found"]))
         if folder.exists() and not config.overwrite:
             raise InputError(f"{folder}: holds the result of another scan, model, version or options; give --overwrite or another --out")
         segment.check_replaceable(folder)
         stage = SegmentStage(scan.path, config.model, options, config.overwrite)
-        segment.segment_file(model, stage, folder, out / WORK / scan.name, {"fingerprint": wanted})
-        return Entry(scan, "done")
+        found = segment.segment_file(model, stage, folder, out / WORK / scan.name, {"fingerprint": wanted}).heart_found
+        return Entry(scan, "done", heart_found=found)
     except Exception as error:
         # Whatever one scan brings up, the others go on.
         reason = "out of memory" if isinstance(error, MemoryError) else " ".join(str(error).split()) or repr(error)
