@@ -58,4 +58,10 @@ def test_threshold_separates_what_can_be_separated() -> None:
 
 
 def test_of_thresholds_that_do_equally_well_the_middle_one_is_taken() -> None:
-    assert obedience.metal_threshold([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], [False, True] * 3) == 2.5  # as good as 0.5 and 4.5
+    metal = [False, False, True, False, True, False, True, True]
+    assert obedience.metal_threshold([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], metal) == 3.5  # as good as 1.5 and 5.5
+
+
+def test_a_rule_little_better_than_chance_is_none() -> None:
+    assert obedience.metal_threshold([0.0, 0.0, 5.0, 5.0], [True, True, False, False]) is None
+    assert obedience.metal_threshold([0.0, 0.0, 5.0, 0.0], [True, True, True, False]) is None

@@ -97,6 +97,15 @@ def test_power_is_the_square_of_the_noise() -> None:
     assert peak_per_mm(silent.frequency_per_mm, silent.power, SPACING) is None
 
 
+@pytest.mark.parametrize("bump", [0, 25, 50])
+def test_a_thousandth_does_not_move_the_peak_of_a_plateau(bump: int) -> None:
+    """From 0.1 per mm on the power is the same, but for the place of the maximum."""
+    frequency = np.linspace(0, 0.25, 76)
+    power = np.minimum(frequency / 0.1, 1.0)
+    power[25 + bump] *= 1.001
+    assert peak_per_mm(frequency, power, SPACING) == pytest.approx((0.098 + 0.25) / 2, abs=0.004)
+
+
 def test_trends_are_no_texture() -> None:
     x, y, z = np.meshgrid(*(np.arange(n) * s for n, s in zip(SHAPE, SPACING, strict=True)), indexing="ij")
     plain = measured(ramp_noise(0.13), BALL).sd_hu

@@ -1,14 +1,16 @@
 """A study's table: gains beside the baseline, and beside the arm that is trained as long without generated pairs."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from auricle.core.anatomy import KEYS
+from auricle.core.errors import InputError
 from auricle.report import study_figures, words
-from auricle.report.study_page import headroom_sheet, setting_sheets, write_study
+from auricle.report.study_page import Sheet, headroom_sheet, latex, markdown, setting_sheets, write_study
 from auricle.study import results
 from auricle.study.arms import DEFAULT_ARMS, STUDY_ARMS
 from auricle.study.results import COLUMNS, CONTROL, Contender, Setting
@@ -157,3 +159,112 @@ def test_what_is_invented_counts_against_its_arm(table: Path) -> None:
         gain = results.gains(found, AT, measure)[Contender("ours-plus", 0.0)].structures["LAA"]
         assert gain is not None
         assert gain.value == pytest.approx(expected)
+
+
+def rewrite(table: Path, change: Callable[[list[str]], list[str]], delimiter: str = ",") -> Path:
+    """The table with each row's cells changed, as another program might save it."""
+    with table.open(encoding="utf-8", newline="") as handle:
+        header, *rows = csv.reader(handle)
+    other = table.with_name("other.csv")
+    with other.open("w", encoding="utf-8-sig", newline="") as handle:
+        csv.writer(handle, delimiter=delimiter).writerows([header, *map(change, rows)])
+    return other
+
+
+def with_cell(column: str, value: str) -> Callable[[list[str]], list[str]]:
+    at = COLUMNS.index(column)
+    return lambda cells: [*cells[:at], value, *cells[at + 1 :]]
+
+
+def floats(cells: list[str]) -> list[str]:
+    """Numbers as a data frame writes them."""
+    numbers = {COLUMNS.index(k) for k in ("labelled", "ratio", "budget", "seed", "dice", "missed")}
+    return [str(float(c)) if i in numbers else c for i, c in enumerate(cells)]
+
+
+def test_a_table_that_a_spreadsheet_saved_is_the_same_table(table: Path, tmp_path: Path) -> None:
+    saved = rewrite(table, floats, ";")
+    assert saved.read_bytes() != table.read_bytes()
+    assert results.summary(results.read(saved)) == results.summary(results.read(table))
+    joined = results.join([table], tmp_path / "joined.csv")
+    assert results.join([saved, table], tmp_path / "both.csv").read_bytes() == joined.read_bytes()
+
+
+def test_other_scores_of_the_same_training_are_refused_however_they_are_spelled(table: Path, tmp_path: Path) -> None:
+    other = rewrite(table, lambda cells: with_cell("dice", "0.1")(floats(cells)))
+    with pytest.raises(InputError, match="differ in arm baseline, labelled 4, ratio 0, budget 9, seed 0, case c0"):
+        results.join([table, other], tmp_path / "joined.csv")
+    table.write_text(table.read_text() + other.read_text(encoding="utf-8-sig").split("\n", 1)[1])
+    with pytest.raises(InputError, match="holds two results for arm baseline"):
+        results.read(table)
+
+
+def test_a_table_that_holds_other_results_is_not_replaced(table: Path, tmp_path: Path) -> None:
+    other = rewrite(table, with_cell("seed", "1"))
+    results.join([other], tmp_path / "out" / "study.csv")
+    before = (tmp_path / "out" / "study.csv").read_bytes()
+    with pytest.raises(InputError, match="holds results that are not among the given ones"):
+        results.join([table], tmp_path / "out" / "study.csv")
+    assert (tmp_path / "out" / "study.csv").read_bytes() == before
+    results.join([table, other], tmp_path / "out" / "study.csv")
+    results.join([table, other], tmp_path / "out" / "study.csv")
+    assert results.read(tmp_path / "out" / "study.csv")[AT][Contender("baseline", 0.0)].seeds == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("labelled", "four"), ("labelled", "inf"), ("ratio", ""), ("budget", "soon"), ("missed", "2"), ("missed", ""), ("dice", "?"),
+     ("structure", "SVC")],
+)
+def test_a_damaged_table_is_named_with_its_line(table: Path, column: str, value: str) -> None:
+    damaged = rewrite(table, with_cell(column, value))
+    with pytest.raises(InputError, match=r"other\.csv, line 2: "):
+        results.read(damaged)
+
+
+def test_a_table_cut_off_within_a_line_is_refused(table: Path) -> None:
+    text = table.read_text()
+    table.write_text(text[: text.rindex("real-upper-bound,4") + len("real-upper-bound,4")])
+    with pytest.raises(InputError, match="says nothing of ratio and budget"):
+        results.read(table)
+
+
+def test_a_structure_that_neither_map_has_counts_nowhere(table: Path) -> None:
+    """Older tables say that its volume is off by 0 mL."""
+    rewritten = rewrite(table, lambda cells: [*cells[:8], "", "", "", "0.0", *cells[12:]] if cells[7] == "LAA" else cells)
+    scores = results.read(rewritten)[AT][Contender("baseline", 0.0)]
+    assert scores.by_structure("volume_error_ml")["LAA"] is None
+    assert scores.absent == 6
+    other = next(s for s in setting_sheets(results.read(rewritten), AT, {}) if s.title.startswith("Other"))
+    assert other.rows[0][-1] == f"0 of {6 * (len(KEYS) - 1)}"
+
+
+def test_of_next_to_no_headroom_no_share_is_told(table: Path) -> None:
+    def near(cells: list[str]) -> list[str]:
+        return with_cell("dice", str(float(cells[8]) - 0.196))(cells) if cells[1] == "real-upper-bound" else cells
+
+    gains = results.gains(results.read(rewrite(table, near)), AT)
+    assert gains[Contender("real-upper-bound", 3.0)].overall is not None
+    assert {g.share_of_headroom for g in gains.values()} == {None}
+
+
+def test_arms_that_are_equal_to_the_digits_shown_are_both_bold(table: Path) -> None:
+    def level(cells: list[str]) -> list[str]:
+        return with_cell("dice", str(float(cells[8]) - 0.0299))(cells) if cells[1] == "ours-plus" else cells
+
+    sheet = setting_sheets(results.read(rewrite(table, level)), AT, {})[0]
+    assert {sheet.rows[i][0] for i, j in sheet.bold if j == 1} == {words.arm_name(CONTROL), words.arm_name("ours-plus")}
+
+
+def test_an_arm_that_was_to_mix_pairs_in_says_so_at_a_ratio_of_zero(table: Path) -> None:
+    with_zero = rewrite(table, lambda cells: with_cell("ratio", "0")(cells) if cells[1] == "real-upper-bound" else cells)
+    found = results.read(with_zero)
+    assert "Real upper bound (1:0)" in [row[0] for row in setting_sheets(found, AT, {})[0].rows]
+    assert headroom_sheet(found).rows == []
+
+
+def test_names_with_marks_of_latex_and_markdown_stay_names() -> None:
+    sheet = Sheet("a", ["Arm", "b"], [["x^2_50%$a {~} <i> *|* \\", "1"]])
+    row = latex(sheet).splitlines()[6]
+    assert row == r"  x\textasciicircum{}2\_50\%\$a \{\textasciitilde{}\} $<$i$>$ $^{*}$$|$$^{*}$ \textbackslash{} & 1 \\"
+    assert markdown(sheet).splitlines()[2] == r"| x^2\_50%$a {~} \<i\> \*\|\* \\ | 1 |"

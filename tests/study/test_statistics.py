@@ -149,6 +149,14 @@ def test_signed_rank_is_that_of_scipy_and_needs_enough_cases() -> None:
     assert signed_rank(np.zeros(10)) == 1.0
 
 
+def test_few_that_differ_prove_nothing_among_many_that_do_not() -> None:
+    differences = np.zeros(30)
+    differences[:5] = 0.01
+    assert signed_rank(differences) is None
+    differences[5] = 0.01
+    assert signed_rank(differences) is not None
+
+
 def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, None]) == [pytest.approx(0.03), pytest.approx(0.06), pytest.approx(0.06), None]
     assert holm([0.5, 0.9]) == [1.0, 1.0]

@@ -19,6 +19,8 @@ TOP_HAT_HU = 350.0
 TOP_HAT_VOXELS = 3
 BRIGHT_HU = 900.0
 """Cortical bone and calcium that fills no whole voxel stay below this."""
+LEAST_TOLD = 0.75
+"""Mean of sensitivity and specificity, of which chance gives a half, below which a rule tells nothing."""
 
 
 def chamber_hu(image: Image, label: Labels) -> tuple[float, float] | None:
@@ -74,7 +76,7 @@ def metal_threshold(scores: Sequence[float], metal: Sequence[bool]) -> float | N
     """The score above which a case counts as one with metal: the best mean of sensitivity and specificity (Youden 1950) on training cases,
     the middle one of those that do equally well.
 
-    None where the cases do not include both kinds, or look alike.
+    None where the cases do not include both kinds, or look alike: the best mean is below `LEAST_TOLD`.
     """
     values, truth = np.asarray(scores, float), np.asarray(metal, bool)
     if truth.all() or not truth.any():
@@ -84,5 +86,7 @@ def metal_threshold(scores: Sequence[float], metal: Sequence[bool]) -> float | N
     if not len(cuts):
         return None
     youden = np.array([(values[truth] > c).mean() + (values[~truth] <= c).mean() for c in cuts])
+    if youden.max() / 2 < LEAST_TOLD:
+        return None
     best = np.flatnonzero(np.isclose(youden, youden.max()))
     return float(cuts[best[len(best) // 2]])

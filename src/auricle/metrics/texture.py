@@ -36,6 +36,8 @@ TREND = (5.0, 2.5)
 1 / (2 pi 5 mm) = 0.03 per mm; the mixing of contrast, motion and beam hardening have little above it."""
 PEAK_FROM = 1.5
 """The NPS's peak is sought from this multiple of the trend's cut, 0.05 per mm, since what structure leaves lies lower."""
+PLATEAU = 0.98
+"""Share of the NPS's maximum that counts as much: spectra that reach the Nyquist frequency are flat there, and a thousandth would move their peak."""
 LOCAL, COARSE = (4.0, 2.0), (2.0, 1.0)
 """SD of the Gaussian under which a local SD is taken, and of the one that suppresses noise to show structure; mm and voxels as above."""
 LOUD = (1.4, 1.6)
@@ -182,10 +184,19 @@ def texture(image: NDArray[Any], mask: Mask, spacing: Triple) -> Texture | None:
 
 
 def peak_per_mm(frequency_per_mm: ArrayLike, power: ArrayLike, spacing: Triple) -> float | None:
-    """Frequency of an NPS's maximum, between the trend's (`PEAK_FROM`) and the Nyquist frequency; None without noise."""
+    """Frequency of an NPS's maximum, between the trend's (`PEAK_FROM`) and the Nyquist frequency; None without noise.
+
+    It is the middle of the frequencies around the maximum where the NPS is as good as that (`PLATEAU`).
+    """
     f, values = np.asarray(frequency_per_mm), np.asarray(power)
     noise = f >= PEAK_FROM / (2 * np.pi * max(TREND[0], TREND[1] * max(spacing[:2])))
-    return float(f[noise][values[noise].argmax()]) if values[noise].max() > 0 else None
+    f, values = f[noise], values[noise]
+    top = int(values.argmax())
+    if values[top] <= 0:
+        return None
+    below = np.flatnonzero(values < PLATEAU * values[top])
+    first, last = max((i + 1 for i in below if i < top), default=0), min((i - 1 for i in below if i > top), default=len(f) - 1)
+    return float((f[first] + f[last]) / 2)
 
 
 def textures(image: NDArray[Any], label: Labels, spacing: Triple) -> dict[str, Texture | None]:

@@ -20,8 +20,9 @@ TITLES = {
 CAPTIONS = {
     "gains": "Dots are gains in Dice points, bars their 95% intervals over seeds and cases; a bar that crosses zero shows no settled difference. "
     "Of several ratios of an arm, the one of the highest Dice is shown.",
-    "labelled": "Dots are means over seeds and test cases, bars the SD over seeds.",
-    "ratio": "Dots are means over seeds and test cases, bars the SD over seeds; at 0 no generated pair is mixed in.",
+    "labelled": "Dots are means over the seeds that an arm was run on and test cases, bars the SD over seeds. Of several ratios of an arm, "
+    "the one of the highest Dice is shown.",
+    "ratio": "Dots are means over the seeds that an arm was run on and test cases, bars the SD over seeds; at 0 no generated pair is mixed in.",
 }
 _THEME: Theme = "light"
 COLUMNS = 3

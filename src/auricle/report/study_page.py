@@ -2,6 +2,7 @@
 
 import html
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ ORDER = ("AO", "LAA", "LA", "LV", "MYO", "PA", "RA", "RV")
 SIGNIFICANT, LEAST_SEEDS = 0.05, 5
 """A gain is starred below this p, on at least so many seeds: fewer show too little of how trainings differ."""
 Form = Literal["markdown", "latex", "html"]
+LATEX = {
+    **{character: f"\\{character}" for character in "&%_#${}"}, "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
+    "<": "$<$", ">": "$>$", "|": "$|$", "−": "$-$", "±": "$\\pm$", "*": "$^{*}$",
+}  # fmt: skip
+"""Characters that LaTeX reads otherwise."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +69,13 @@ def write_study(table: Path, out: Path, studies: Sequence[Path] = ()) -> Path:
     return out / "study.md"
 
 
-NOTES = """Dice of the test cases, mean over seeds and cases; after ± the SD over seeds of the mean. Gains are in Dice points (hundredths)
-beside the baseline of the same setting, on the same seeds and cases, with a 95% interval for new seeds and new patients; \\* marks p <
-0.05 of Wilcoxon's signed ranks over patients, corrected by Holm's method over the eight structures, where at least five seeds were run
-and the interval leaves out zero too. Intervals of one seed speak of cases alone. A structure that was missed has Dice 0 and, in gains of
-HD95, the largest distance that any arm shows. P(better) is the probability that the arm has the higher Dice in the same case and seed.
-The headroom is the gain of the real upper bound (as many other labeled cases in the place of generated pairs), the largest where there
-are several."""
+NOTES = """Dice of the test cases, mean over seeds and cases; after ± the SD over seeds of the mean. Gains are in Dice points (hundredths) beside
+the baseline of the same setting, on the same seeds and cases, with a 95% interval for new seeds and new patients; \\* marks p < 0.05
+of Wilcoxon's signed ranks over patients, for single structures corrected by Holm's method over the eight of an arm and not over arms,
+where at least five seeds were run and the interval leaves out zero too. Intervals of one seed speak of cases alone. A structure that
+was missed has Dice 0 and, in gains of HD95, the largest distance that any arm shows. P(better) is the probability that the arm has
+the higher Dice in the same case and seed. The headroom is the gain of the real upper bound (as many other labeled cases in the place
+of generated pairs), the largest where there are several; where it is below half a point no share of it is told."""
 
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}
@@ -123,7 +129,7 @@ def headroom_sheet(found: Results) -> Sheet:
     rows = []
     for setting in sorted(found):
         for contender, gain in results.gains(found, setting).items():
-            if contender.arm == BOUND and gain.overall is not None:
+            if contender.arm == BOUND and contender.ratio and gain.overall is not None:
                 base, bound = found[setting][Contender(BASELINE, 0.0)], found[setting][contender]
                 base, bound = base.on(bound.seeds), bound.on(base.seeds)
                 rows.append([str(setting.labelled), words.budget(setting.budget), f"{contender.ratio:g}", words.number(base.mean("dice")),
@@ -148,10 +154,12 @@ def _dice_sheet(title: str, arms: dict[Contender, Scores]) -> Sheet:
         sd = scores.seed_sd("dice")
         rows.append([names[contender], words.number(scores.mean("dice")) + (f" ± {words.number(sd)}" if sd is not None else ""),
                      *(words.number(means[k]) for k in ORDER)])  # fmt: skip
-        columns.append([scores.mean("dice") or 0.0, *(-1.0 if (value := means[k]) is None else value for k in ORDER)])
+        # What is equal to the digits shown is equal.
+        columns.append([-1.0 if value is None else round(value, 3) for value in (scores.mean("dice"), *(means[k] for k in ORDER))])
     competing = [i for i, c in enumerate(arms) if c.arm not in NO_COMPETITORS and names[c] == words.contender(c)]
-    best = [max((columns[i][j], -i) for i in competing) for j in range(len(ORDER) + 1)] if len(competing) > 1 else []
-    return Sheet(title, ["Arm", "Mean", *ORDER], rows, frozenset((-i, j + 1) for j, (value, i) in enumerate(best) if value >= 0))
+    best = [max(columns[i][j] for i in competing) for j in range(len(ORDER) + 1)] if len(competing) > 1 else []
+    bold = frozenset((i, j + 1) for j, most in enumerate(best) for i in competing if columns[i][j] == most >= 0)
+    return Sheet(title, ["Arm", "Mean", *ORDER], rows, bold)
 
 
 def _gain_sheet(title: str, gains: dict[Contender, Gain], arms: dict[Contender, Scores], headroom: bool = True) -> Sheet:
@@ -173,7 +181,7 @@ def _other_sheet(title: str, arms: dict[Contender, Scores], gains: dict[str, dic
         rows.append([
             names[contender], words.number(scores.mean("hd95_mm"), 2), interval(near.overall if near else None, 1.0, 2),
             words.number(scores.mean("nsd")), interval(gains["nsd"][contender].overall, 100.0) if contender in gains["nsd"] else words.NONE,
-            words.number(scores.mean("volume_error_ml"), 1), str(int(scores.missed.sum())),
+            words.number(scores.mean("volume_error_ml"), 1), f"{scores.missed.sum()} of {scores.missed.size - scores.absent}",
         ])  # fmt: skip
     header = ["Arm", "HD95, mm", "Gain (lower is better)", "NSD at 2 mm", "Gain, points", "Error of the volume, mL", "Missed structures"]
     return Sheet(title, header, rows)
@@ -213,7 +221,7 @@ def _signed(value: float, digits: int) -> str:
 def markdown(sheet: Sheet) -> str:
     """The table in Markdown."""
     def cell(i: int, j: int, text: str) -> str:
-        text = text.replace("*", "\\*").replace("|", "\\|")
+        text = re.sub(r"[\\`*_|<>\[\]]", r"\\\g<0>", text)
         return f"**{text}**" if (i, j) in sheet.bold else text
 
     return "\n".join(_lines(sheet, cell, lambda cells: "| " + " | ".join(cells) + " |", "|" + " --- |" * len(sheet.header)))
@@ -222,9 +230,7 @@ def markdown(sheet: Sheet) -> str:
 def latex(sheet: Sheet) -> str:
     """The table in LaTeX, for the package booktabs."""
     def escaped(text: str) -> str:
-        for character in "&%_#":
-            text = text.replace(character, f"\\{character}")
-        return text.replace("−", "$-$").replace("±", "$\\pm$").replace("*", "$^{*}$")
+        return "".join(LATEX.get(character, character) for character in text)
 
     def cell(i: int, j: int, text: str) -> str:
         return f"\\textbf{{{escaped(text)}}}" if (i, j) in sheet.bold else escaped(text)

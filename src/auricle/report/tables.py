@@ -84,7 +84,8 @@ def volume_rows(training: dict[str, list[float]], generated: dict[str, list[floa
     """Structure, mean and SD of its volume in training and generated cases, and the ratio of the means."""
 
     def spread(values: list[float]) -> str:
-        return f"{np.mean(values):.1f} ± {np.std(values):.1f}" if values else words.NONE
+        sd = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+        return f"{np.mean(values):.1f}{sd}" if values else words.NONE
 
     ratio = volume_ratio(training, generated)
     keys = {f"{s.name} ({s.key})": s.key for s in STRUCTURES}

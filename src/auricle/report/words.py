@@ -14,6 +14,8 @@ NAMES = {
     "varied-baseline": "Varied baseline", "longer-baseline": "Varied baseline, trained twice",
     "decoded-upper-bound": "Decoded upper bound", "real-upper-bound": "Real upper bound",
 }  # fmt: skip
+MIXING = ("ours", "generated-only", "decoded-upper-bound", "real-upper-bound")
+"""Arms that mix other pairs in: at a ratio of zero they are another arm, most often the baseline."""
 BESIDE = {BASELINE: "the baseline", CONTROL: "the varied baseline trained twice"}
 """Arms that others are compared with, within a sentence."""
 
@@ -24,8 +26,8 @@ def arm_name(arm: str) -> str:
 
 
 def contender(of: Contender) -> str:
-    """A study's arm with the ratio where it mixes other pairs in."""
-    return arm_name(of.arm) + (f" (1:{of.ratio:g})" if of.ratio else "")
+    """A study's arm with the ratio where it mixes other pairs in, or was to mix in none."""
+    return arm_name(of.arm) + (f" (1:{of.ratio:g})" if of.ratio or of.arm in MIXING else "")
 
 
 def budget(word: str) -> str:

@@ -155,7 +155,7 @@ def volumes(real: Surveyed, new: Surveyed) -> Flat:
     for k in KEYS:
         a, b = np.array([v[k] for v in new.volumes]), np.array([v[k] for v in real.volumes])
         flat[f"volume_mean_ratio_{k}"] = _ratio(a.mean(), b.mean())
-        flat[f"volume_sd_ratio_{k}"] = _ratio(a.std(), b.std())
+        flat[f"volume_sd_ratio_{k}"] = _ratio(*(v.std(ddof=1) if len(v) > 1 else 0.0 for v in (a, b)))
     return flat
 
 

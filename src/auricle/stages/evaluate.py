@@ -75,7 +75,7 @@ def score(
     predicted, true = volumes_ml(prediction, voxel_ml), volumes_ml(reference, voxel_ml)
     return [
         {"case": case, "structure": k, "dice": dice[k], "hd95_mm": surfaces[k].hd95_mm, "nsd": surfaces[k].nsd,
-         "volume_error_ml": predicted[k] - true[k], "missed": int(surfaces[k].missed)}
+         "volume_error_ml": None if dice[k] is None else predicted[k] - true[k], "missed": int(surfaces[k].missed)}
         for k in KEYS
     ]  # fmt: skip
 

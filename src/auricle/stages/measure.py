@@ -66,7 +66,7 @@ class MeasureStage:
         if self.reference_map is not None and self.reference is None:
             raise ValueError("--reference-map describes a reference: give --reference too")
         check_axis_code(self.assume_orientation)
-        if self.tolerance_mm < 0:
+        if not self.tolerance_mm >= 0:
             raise ValueError(f"--tolerance-mm must not be negative, is {self.tolerance_mm}")
 
 

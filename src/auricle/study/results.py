@@ -20,7 +20,8 @@ from auricle.core.anatomy import KEYS
 from auricle.core.errors import InputError
 from auricle.core.files import write_text
 from auricle.core.runs import fingerprint_of
-from auricle.study.plan import Cell
+from auricle.data.tables import read_table
+from auricle.study.plan import EARLY, Cell
 from auricle.study.statistics import Difference, Table, compare, credited, holm, mean_score
 
 MEASURES = ("dice", "hd95_mm", "nsd", "volume_error_ml")
@@ -30,6 +31,8 @@ _KEYS = COLUMNS.index("structure") + 1
 BASELINE, BOUND = "baseline", "real-upper-bound"
 CONTROL = "longer-baseline"
 """Trained as long as `ours-plus` and with its augmentation, without a generated pair."""
+LEAST_HEADROOM = 0.005
+"""Of less than half a Dice point no share is told: it would be thousands of percent of next to nothing."""
 NO_COMPETITORS = (BOUND, "decoded-upper-bound")
 """Arms that see more labeled cases than the others."""
 
@@ -67,6 +70,11 @@ class Scores:
     missed: NDArray[np.bool_]
     patients: Mapping[str, str]
     """Of each case."""
+
+    @property
+    def absent(self) -> int:
+        """How often a structure lies in neither map."""
+        return int(np.isnan(self.tables["dice"]).sum())
 
     def on(self, seeds: Iterable[int]) -> "Scores":
         """The same of those of its `seeds` alone."""
@@ -119,18 +127,18 @@ def join(tables: Sequence[Path], target: Path) -> Path:
     A study that is too long for one machine or one sitting is run in parts: other seeds, sizes or arms each.
 
     Raises:
-        InputError: a file is no such table, recipes or test cases differ, or two tables differ on the same training and case.
+        InputError: a file is no such table, recipes or test cases differ, two tables differ on the same training and case, or `target` holds a row
+            that none of them has.
     """
     kept: dict[tuple[str, ...], tuple[str, ...]] = {}
     recipes: dict[str, Path] = {}
     for path in tables:
-        for row in _rows(path):
-            values = tuple(row[k] or "" for k in COLUMNS)
+        for values in _rows(path):
             recipes.setdefault(values[0], path)
-            before = kept.setdefault(values[:_KEYS], values)
-            if before != values:
-                where = ", ".join(f"{k} {v}" for k, v in zip(COLUMNS[1:_KEYS], values[1:_KEYS], strict=True))
-                raise InputError(f"{path} and another table differ in {where}: they come from different trainings of the same name")
+            if kept.setdefault(values[:_KEYS], values) != values:
+                raise InputError(f"{path} and another table differ in {_where(values)}: they come from different trainings of the same name")
+    if target.exists() and target.resolve() not in {t.resolve() for t in tables} and set(_rows(target)) - set(kept.values()):
+        raise InputError(f"{target} holds results that are not among the given ones: name it too, or choose another --out")
     if len(recipes) > 1:
         raise InputError(f"the tables come from different recipes: {', '.join(f'{r} ({p})' for r, p in recipes.items())}")
     tested: dict[tuple[str, ...], set[str]] = {}
@@ -144,30 +152,53 @@ def join(tables: Sequence[Path], target: Path) -> Path:
     return target
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as handle:
-            reader = csv.DictReader(handle)
-            if reader.fieldnames is None or set(COLUMNS[:-1]) - set(reader.fieldnames):
-                raise InputError(f"{path} is not a study's table: its columns are {', '.join(reader.fieldnames or [])}")
-            return [{**row, "patient": row.get("patient") or row["case"]} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
+def _where(values: Sequence[str]) -> str:
+    return ", ".join(f"{k} {v}" for k, v in zip(COLUMNS[1:_KEYS], values[1:_KEYS], strict=True))
+
+
+def _rows(path: Path) -> list[tuple[str, ...]]:
+    """The rows of a tidy table, numbers written alike whatever program saved it, so that equal rows are equal."""
+    rows = []
+    for row in read_table(path, *COLUMNS[:-1]):
+        found = {"patient": row.cells.get("case", ""), **row.cells}
+        lacking = [k for k in (*COLUMNS[:_KEYS], "missed") if not found.get(k)]
+        if lacking:
+            raise InputError(f"{row.place}: says nothing of {' and '.join(lacking)}; it is cut off: run `auricle study` again")
+        try:
+            rows.append(tuple(_spelled(k, found.get(k, "")) for k in COLUMNS))
+        except (OverflowError, ValueError) as error:
+            raise InputError(f"{row.place}: is damaged ({error}): run `auricle study` again") from None
+    return rows
+
+
+def _spelled(column: str, text: str) -> str:
+    """A cell as `collect` writes it; raises `ValueError` where it holds none of the column's values."""
+    if column in MEASURES:
+        return text and repr(float(text))
+    if column == "ratio":
+        return f"{float(text):g}"
+    if column in ("labelled", "seed", "missed") or (column == "budget" and text != EARLY):
+        number = float(text)
+        if number != int(number) or number < 0 or (column == "missed" and number > 1):
+            raise ValueError(f"{column} is {text}")
+        return str(int(number))
+    if column == "structure" and text not in KEYS:
+        raise ValueError(f"{text!r:.40} is no structure")
+    return text
 
 
 def read(path: Path) -> Results:
     """The scores of a tidy table, by setting and contender; raises `InputError` for anything else."""
-    rows = _rows(path)
     groups: dict[tuple[Setting, Contender], list[dict[str, str]]] = {}
+    met: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for values in _rows(path):
+        if met.setdefault(values[:_KEYS], values) != values:
+            raise InputError(f"{path} holds two results for {_where(values)}: it joins trainings that differ")
+        row = dict(zip(COLUMNS, values, strict=True))
+        groups.setdefault((Setting(int(row["labelled"]), row["budget"]), Contender(row["arm"], float(row["ratio"]))), []).append(row)
     results: Results = {}
-    try:
-        for row in rows:
-            key = Setting(int(row["labelled"]), row["budget"]), Contender(row["arm"], float(row["ratio"]))
-            groups.setdefault(key, []).append(row)
-        for (setting, contender), own in groups.items():
-            results.setdefault(setting, {})[contender] = _scores(own)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}): run `auricle study` again") from None
+    for (setting, contender), own in groups.items():
+        results.setdefault(setting, {})[contender] = _scores(own)
     return results
 
 
@@ -181,7 +212,8 @@ def _scores(rows: Sequence[Mapping[str, str]]) -> Scores:
         at = place[0][int(r["seed"])], place[1][r["case"]], place[2][r["structure"]]
         missed[at] = r["missed"] == "1"
         for measure in MEASURES:
-            if r[measure] != "":
+            # Tables of before say 0 mL for the volume's error of a structure that neither map has.
+            if r[measure] and (measure != "volume_error_ml" or r["dice"]):
                 tables[measure][at] = abs(float(r[measure])) if measure == "volume_error_ml" else float(r[measure])
     return Scores(seeds, cases, tables, missed, {r["case"]: r["patient"] for r in rows})
 
@@ -194,7 +226,7 @@ class Gain:
     structures: dict[str, Difference | None]
     """Their p-values are corrected by Holm's method over the structures."""
     share_of_headroom: float | None = None
-    """Gain in mean Dice over that of the real upper bound; None where there is no such arm or nothing to gain."""
+    """Gain in mean Dice over that of the real upper bound; None where there is no such arm or less than `LEAST_HEADROOM` to gain."""
 
 
 def gains(results: Results, setting: Setting, measure: str = "dice", beside: str = BASELINE) -> dict[Contender, Gain]:
@@ -213,11 +245,11 @@ def gains(results: Results, setting: Setting, measure: str = "dice", beside: str
 
 def _share(scores: Scores, bounds: Sequence[Scores], base: Scores) -> float | None:
     """The gain as a share of the largest one of `bounds`, both on the seeds and cases that all three have."""
-    headroom, share = 0.0, None
+    headroom, share = LEAST_HEADROOM, None
     for bound in bounds:
         patients, (best, least, own) = _common("dice", None, bound, base, scores)
         most, gain = compare(best, least, patients), compare(own, least, patients)
-        if most is not None and gain is not None and most.value > headroom:
+        if most is not None and gain is not None and most.value >= headroom:
             headroom, share = most.value, gain.value / most.value
     return share
 

@@ -119,9 +119,12 @@ def _reach(arm: Table, baseline: Table, owners: NDArray[np.int_], draws: int, se
 
 
 def signed_rank(differences: NDArray[np.float64]) -> float | None:
-    """p of Wilcoxon's two-sided signed-rank test (1945), zeros ranked as by Pratt (1959), exact for few; None for fewer than `LEAST_CASES`."""
+    """p of Wilcoxon's two-sided signed-rank test (1945), zeros ranked as by Pratt (1959), exact for few.
+
+    None for fewer than `LEAST_CASES`, or where fewer than that differ at all; 1 where none does.
+    """
     known = differences[np.isfinite(differences)]
-    if len(known) < LEAST_CASES:
+    if len(known) < LEAST_CASES or 0 < np.count_nonzero(known) < LEAST_CASES:
         return None
     # Equal to the last digit is 1: nothing speaks for a difference.
     return 1.0 if not known.any() else float(stats.wilcoxon(known, zero_method="pratt", method="auto").pvalue)
