@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from auricle.core.errors import InputError
-from auricle.core.processes import each
+from auricle.core.processes import cores, each
 
 ENDLESS = """
 import time
@@ -32,6 +32,17 @@ def test_workers_compute_with_one_thread_and_the_caller_keeps_its_own(monkeypatc
     names = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"]
     assert list(each(os.getenv, names, 2)) == ["1", "1"]
     assert [os.getenv(n) for n in names] == ["3", None]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be taken away here")
+def test_cores_are_those_that_may_be_used() -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, [min(allowed)])
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert cores() == len(allowed)
 
 
 def test_a_killed_worker_is_one_line() -> None:

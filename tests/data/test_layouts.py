@@ -153,6 +153,20 @@ def test_total_segmentator_faults(tmp_path: Path) -> None:
         read_pair(find_pairs(moved)[0])
 
 
+def test_links_to_nowhere_and_masks_without_a_scan_are_refused(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        for name in ("a", "b"):
+            save(tmp_path / "cohort" / folder / f"{name}.nii.gz", label())
+    (tmp_path / "cohort" / "images" / "c.nii.gz").symlink_to(tmp_path / "moved.nii.gz")
+    with pytest.raises(InputError, match=r"c\.nii\.gz: is a link to a file that is not there"):
+        find_pairs(tmp_path / "cohort")
+    for name in ("s1", "s2"):
+        save(tmp_path / "total" / name / "segmentations" / "heart_myocardium.nii.gz", label() // 8)
+    save(tmp_path / "total" / "s1" / "ct.nii.gz", image())
+    with pytest.raises(InputError, match=r"s2: holds segmentations, but no ct\.nii\.gz"):
+        find_pairs(tmp_path / "total")
+
+
 def test_image_cas(tmp_path: Path) -> None:
     for name in ("1", "2"):
         save(tmp_path / f"{name}.img.nii.gz", image(int(name)))

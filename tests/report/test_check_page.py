@@ -67,6 +67,13 @@ def test_a_case_with_many_notices_hides_no_other() -> None:
     assert text.count("notice  many: odd") == 9
 
 
+def test_a_short_name_is_not_taken_for_a_number() -> None:
+    cases = [case("1", "notice", [finding("notice", "MYO has 310.2 mL, outside 50 to 300"), finding("notice", "1.nii.gz: is odd")])]
+    text = shown(result(cases))
+    assert "notice  1: MYO has 310.2 mL" in text
+    assert "notice  1.nii.gz: is odd" in text
+
+
 def test_lines_are_short_enough_for_a_terminal() -> None:
     long = case("a-very-long-name-of-a-case-that-nobody-can-read", "notice", [finding("notice")])
     assert max(map(len, shown(result([long]), 80).splitlines()[:5])) <= 80

@@ -23,7 +23,8 @@ from auricle.core.errors import InputError
 from auricle.data.cohort import FolderData
 from auricle.data.folder import PairPath, find_pairs, read_pair
 from auricle.data.nifti import write_nifti
-from auricle.data.preprocess import label_to_grid, right_angled
+from auricle.data.preprocess import label_to_grid, right_angled, to_grid
+from auricle.phantom import virtual_patient
 from auricle.report import check_page
 from auricle.stages import check, check_case, phantom
 from auricle.stages.check import CheckConfig
@@ -296,6 +297,39 @@ def test_mixed_orientations(cohort: Path) -> None:
     assert result["summary"]["axes"] == {"RAS": 4, "LPS": 1}
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_whole_heart_on_a_turned_grid_shows_no_fault(tmp_path: Path, axis: int) -> None:
+    """What lies left, in front or above is told in the body's directions, not the grid's."""
+    case = virtual_patient(11, 0, (72, 72, 100), (2.5, 2.5, 2.5))
+    assert case.label is not None
+    turn = np.eye(4)
+    a, b = ((1, 2), (0, 2), (0, 1))[axis]
+    turn[a, a] = turn[b, b] = np.cos(np.radians(35))
+    turn[a, b], turn[b, a] = -np.sin(np.radians(35)), np.sin(np.radians(35))
+    size, spacing = (110, 110, 110), 2.5
+    affine = turn @ np.diag([spacing, spacing, spacing, 1.0])
+    affine[:3, 3] = (case.affine @ [*((np.array(case.label.shape) - 1) / 2), 1])[:3] - affine[:3, :3] @ ((np.array(size) - 1) / 2)
+    image = to_grid(case.image, case.affine, affine, size)
+    label = label_to_grid(case.label, case.affine, affine, size)
+    for name, array, dtype in (("a.nii.gz", np.rint(image), np.int16), ("a_label.nii.gz", label, np.uint8)):
+        write_nifti(tmp_path / name, array.astype(dtype), affine, dtype=dtype)
+    assert [f["text"] for f in found(run(tmp_path)) if f["code"] == "anatomy"] == []
+
+
+def test_a_structure_of_few_voxels_is_not_called_missing(cohort: Path) -> None:
+    """On a fine grid these lie between the voxels that the checks of anatomy look at."""
+    pair = find_pairs(cohort)[0]
+    case, _ = read_pair(pair)
+    assert case.label is not None
+    fine = np.where(case.label == ID["AO"], 0, case.label).repeat(3, 0).repeat(3, 1).repeat(3, 2)
+    fine[101, 101, 101] = ID["AO"]
+    affine = case.affine @ np.diag([1 / 3, 1 / 3, 1 / 3, 1.0])
+    for path, array in ((pair.image, case.image.repeat(3, 0).repeat(3, 1).repeat(3, 2)), (pair.label, fine)):
+        assert path is not None
+        write_nifti(path, array, affine, dtype=array.dtype)
+    assert not any("AO is missing" in f["text"] for f in found(run(cohort)))
+
+
 def record(number: int, **changes: Any) -> dict[str, Any]:
     """A made-up case, a little unlike any other."""
     rng = np.random.default_rng(number)
@@ -339,20 +373,22 @@ def test_what_the_border_cuts_is_no_outlier() -> None:
     assert across([*(record(i) for i in range(30)), record(30, structures=cut)]) == []
 
 
-def nnunet(folder: Path, **facts: Any) -> list[tuple[str, bool]]:
+def nnunet(folder: Path, *, mapped: bool = False, **facts: Any) -> list[tuple[str, bool]]:
     """What is said of a data set with two cases and that dataset.json."""
     whole = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "LV": 1}, "numTraining": 2, "file_ending": ".nii.gz", **facts}
     (folder / "imagesTr").mkdir(exist_ok=True)
     (folder / "dataset.json").write_text(json.dumps({k: v for k, v in whole.items() if v is not None}), encoding="utf-8")
     pairs = [PairPath(n, folder / f"imagesTr/{n}_0000.nii.gz", folder / f"labelsTr/{n}.nii.gz") for n in ("a", "b")]
-    return [(f.finding.text, f.finding.refused) for f in tables(folder, pairs) if "patients with a label map" not in f.finding.text]
+    return [(f.finding.text, f.finding.refused) for f in tables(folder, pairs, mapped=mapped) if "patients with a label map" not in f.finding.text]
 
 
 def test_what_nnunet_verifies(tmp_path: Path) -> None:
     assert nnunet(tmp_path) == []
     for facts, text, refused in (
-        ({"numTraining": 3}, "numTraining is 3, 2 labeled cases are here", True), ({"file_ending": ".nrrd"}, "2 files end differently", False),
-        ({"channel_names": {"0": "CT", "1": "MR"}}, "names 2 channels", True), ({"labels": {"background": 0, "LV": 2}}, "without a gap", False),
+        ({"numTraining": 3}, "numTraining is 3, 2 labeled cases are here", True),
+        ({"file_ending": ".nrrd"}, "files of 2 cases end differently", False),
+        ({"channel_names": {"0": "CT", "1": "MR"}}, "names 2 channels", True),
+        ({"labels": {"background": 0, "LV": 2}}, "without a gap", False),
         ({"numTraining": None}, "lacks numTraining", False),
     ):  # fmt: skip
         ((said, level),) = nnunet(tmp_path, **facts)
@@ -360,14 +396,29 @@ def test_what_nnunet_verifies(tmp_path: Path) -> None:
         assert level == refused
 
 
+def test_labels_that_are_dropped_are_named(tmp_path: Path) -> None:
+    labels = {"background": 0, "LV": 1, "LV_wall": 2}
+    assert nnunet(tmp_path, labels=labels, mapped=True) == []
+    ((said, level),) = nnunet(tmp_path, labels=labels)
+    assert "no structure is named LV_wall; their voxels become background" in said
+    assert not level
+
+
+def test_label_maps_of_another_ending_than_dataset_json_says(tmp_path: Path) -> None:
+    nnunet(tmp_path)
+    pair = PairPath("a", tmp_path / "imagesTr/a_0000.nii.gz", tmp_path / "labelsTr/a.nii")
+    found = [f for f in tables(tmp_path, [pair, replace(pair, id="b")], mapped=False) if "file_ending" in f.finding.text]
+    assert [f.cases for f in found] == [("a", "b")]
+
+
 def test_number_of_patients_and_their_table(tmp_path: Path) -> None:
     pairs = [PairPath(f"p{i}", tmp_path / f"p{i}.nii", tmp_path / f"p{i}_label.nii") for i in range(6)]
-    assert tables(tmp_path, pairs) == []
-    assert ["3 patients with a label map" in f.finding.text for f in tables(tmp_path, pairs[:3])] == [True]
-    (some,) = tables(tmp_path, [*pairs, PairPath("q", tmp_path / "q.nii", None)])
+    assert tables(tmp_path, pairs, mapped=False) == []
+    assert ["3 patients with a label map" in f.finding.text for f in tables(tmp_path, pairs[:3], mapped=False)] == [True]
+    (some,) = tables(tmp_path, [*pairs, PairPath("q", tmp_path / "q.nii", None)], mapped=False)
     assert (some.cases, some.finding.refused) == (("q",), False)
     (tmp_path / "patients.csv").write_text("id,patient\np0,A\np1,B\np2,C\np3,D\np4,E\n", encoding="utf-8")
-    (rest,) = tables(tmp_path, pairs)
+    (rest,) = tables(tmp_path, pairs, mapped=False)
     assert (rest.cases, rest.finding.refused) == (("p5",), False)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from auricle import __version__
 from auricle.core.anatomy import ID, KEYS
 from auricle.core.checksums import verify_checksums
 from auricle.core.errors import InputError
@@ -237,9 +238,25 @@ def test_the_label_maps_of_dicom_series_are_segmentations_of_them(generated: Pat
         read = segmentation.get_pixels_by_source_instance([h.SOPInstanceUID for h in headers], combine_segments=True, skip_overlap_checks=True,
                                                           ignore_spatial_locations=True, assert_missing_frames_are_empty=True)  # fmt: skip
         assert np.array_equal(read.transpose(2, 1, 0)[::-1, ::-1], pair(index)[1])
+        (origin,) = {str(d.SegmentationAlgorithmIdentificationSequence[0].AlgorithmName) for d in segmentation.SegmentSequence}
+        assert origin == "auricle generate"
         if shutil.which("dciodvfy"):
             said = subprocess.run(["dciodvfy", out / "labels" / f"{name}.dcm"], capture_output=True, text=True, check=False).stderr
             assert [line for line in said.splitlines() if line.startswith("Error")] == []
+
+
+def test_no_network_is_named_for_label_maps_of_virtual_patients(tiny_cohort: Path, tmp_path: Path) -> None:
+    highdicom = pytest.importorskip("highdicom")
+    out = send(tiny_cohort, tmp_path / "out", format="dicom")
+    path = next(iter(sorted((out / "labels").iterdir())))
+    for described in highdicom.seg.segread(path).SegmentSequence:
+        (algorithm,) = described.SegmentationAlgorithmIdentificationSequence
+        assert algorithm.AlgorithmName == "auricle phantom"
+        assert algorithm.AlgorithmFamilyCodeSequence[0].CodeMeaning == "Geometric phantom"
+        assert "AlgorithmParameters" not in algorithm
+    if shutil.which("dciodvfy"):
+        said = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False).stderr
+        assert [line for line in said.splitlines() if line.startswith("Error")] == []
 
 
 def test_real_cases_are_not_called_synthetic_and_never_go_out_as_synthetic_dicom(tiny_cohort: Path, tmp_path: Path) -> None:
@@ -293,6 +310,41 @@ def test_what_exists_is_kept_unless_it_is_an_earlier_export(generated: Path, tmp
         with pytest.raises(InputError, match="is no earlier export"):
             send(generated, tmp_path / name, overwrite=True)
     assert names(tmp_path) == ["generated", "home", "mine.zip", "out", "text.zip"]
+
+
+@pytest.mark.parametrize("changed", [f"labels/{IDS[1]}.nii.gz", "notes.txt"])
+@pytest.mark.parametrize("target", ["out", "out.zip"])
+def test_what_was_altered_or_added_since_is_not_overwritten(generated: Path, tmp_path: Path, target: str, changed: str) -> None:
+    out = send(generated, tmp_path / target)
+    if out.is_dir():
+        (out / ".DS_Store").write_text("Finder's")
+        send(generated, out, overwrite=True)
+        (out / changed).write_bytes(b"corrected by hand")
+    else:
+        with zipfile.ZipFile(out) as archive:
+            content = {n: archive.read(n) for n in archive.namelist()} | {f"out/{changed}": b"corrected by hand"}
+        with zipfile.ZipFile(out, "w") as archive:
+            for name, value in content.items():
+                archive.writestr(name, value)
+    before = {p: p.read_bytes() for p in [out, *out.rglob("*")] if p.is_file()}
+    with pytest.raises(InputError, match=f"holds {changed}, which no export wrote or which was altered since"):
+        send(generated, out, overwrite=True)
+    assert {p: p.read_bytes() for p in [out, *out.rglob("*")] if p.is_file()} == before
+
+
+def test_a_release_of_another_project_is_no_earlier_export(generated: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "release.zip", "w") as archive:
+        for name, value in (("tool/SHA256SUMS", f"{'0' * 64}  tool.bin\n"), ("tool/tool.bin", "mine")):
+            archive.writestr(name, value)
+    with pytest.raises(InputError, match=r"holds tool\.bin, which no export wrote"):
+        send(generated, tmp_path / "release.zip", overwrite=True)
+
+
+def test_the_version_that_made_the_pairs_is_named_beside_that_which_exports_them(generated: Path, tmp_path: Path) -> None:
+    done = read_json(generated / "done.json")
+    write_json(generated / "done.json", {**done, "auricle": "0.0.7"})
+    facts = read_json(send(generated, tmp_path / "out") / "provenance.json")
+    assert (facts["made_by"], facts["exported_by"]) == ("auricle 0.0.7, `auricle generate`", f"auricle {__version__}")
 
 
 def test_the_name_of_a_data_set_is_for_nnunet_alone(generated: Path, tmp_path: Path) -> None:

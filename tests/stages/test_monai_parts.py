@@ -94,11 +94,13 @@ def test_where_there_is_no_heart_the_label_map_is_empty(tmp_path: Path, capsys: 
 
 def test_scans_are_the_files_and_folders_that_may_hold_one(scan: tuple[Path, Case], tmp_path: Path) -> None:
     folder = scan[0].parent
-    (folder / "series").mkdir()
-    for name in (".hidden.nii.gz", "notes.txt"):
+    # Beside them, what an earlier run wrote into the same folder.
+    (folder / "results").mkdir()
+    for name in (".hidden.nii.gz", "notes.txt", "one_labels.nii.gz", "results/one_labels.nii.gz"):
         (folder / name).write_text("")
-    for uid in ("1.2.840.1", "1.2.840.2"):
+    for uid in ("1.2.840.1", "1.2.840.2", "series"):
         (folder / uid).mkdir()
+        (folder / uid / "0001").write_bytes(bytes(128) + b"DICM")
     wanted = ("1.2.840.1", "1.2.840.2", "one.nii.gz", "series")
     # MONAI cuts a name at its last dot: results of both UIDs would share one without names of their own.
     assert scans(str(folder)) == [{"image": str(folder / n), "name": n.removesuffix(".nii.gz")} for n in wanted]

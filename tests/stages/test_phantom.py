@@ -204,6 +204,12 @@ def test_measured_volumes_are_those_of_the_label_maps(four: Path) -> None:
         assert float(row["LV_ml"]) == pytest.approx(float(row["LV_target_ml"]), rel=0.1)
 
 
+def test_no_metal_is_known_when_the_table_is_read(four: Path) -> None:
+    written = {row["id"]: row["metal"] for row in table(four)}
+    assert "none" in written.values()
+    assert {p.id: p.attributes["metal"] for p in find_pairs(four)} == {k: False if v == "none" else v.split(";") for k, v in written.items()}
+
+
 def test_cells() -> None:
     attributes = {"sex": "F", "metal": ["a", "b"], "none": [], "hu": {"LV": 400.0, "left lung": {"fat": -1.23456789}}, "volumes_ml": {"LV": 5},
                   "gas": True, "where": None, "plaques": [{"hu": 1}, [2, 3]]}  # fmt: skip

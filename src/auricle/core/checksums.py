@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from auricle.core.errors import InputError
 from auricle.core.files import write_text
@@ -30,14 +31,19 @@ def read_checksums(folder: Path) -> dict[str, str]:
     """Relative path to SHA-256 (hex) of every file that ``SHA256SUMS`` lists; raises `InputError` for anything else."""
     path = folder / SUMS
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from None
+    return parse_checksums(text, str(path))
+
+
+def parse_checksums(text: str, place: str) -> dict[str, str]:
+    """Relative path to SHA-256 (hex) in the text of such a list, which lies at `place`; raises `InputError` for anything else."""
     found: dict[str, str] = {}
-    for line in lines:
+    for line in text.splitlines():
         value, _, name = line.partition("  ")
         if len(value) != 64 or not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise InputError(f"{path}: is damaged at {line[:80]!r}")
+            raise InputError(f"{place}: is damaged at {line[:80]!r}")
         found[name] = value
     return found
 
@@ -45,4 +51,12 @@ def read_checksums(folder: Path) -> dict[str, str]:
 def file_hash(path: Path) -> str:
     """SHA-256 (hex) of a file."""
     with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+        return hash_of(handle)
+
+
+def hash_of(handle: IO[bytes]) -> str:
+    """SHA-256 (hex) of what is left to read."""
+    whole = hashlib.sha256()
+    while part := handle.read(2**20):
+        whole.update(part)
+    return whole.hexdigest()

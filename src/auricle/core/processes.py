@@ -19,12 +19,17 @@ J = TypeVar("J")
 R = TypeVar("R")
 
 
+def cores() -> int:
+    """Processor cores that this process may run on: a batch system, or a container with CPUs of its own, allows some of the machine's alone."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def each(work: Callable[[J], R], jobs: Sequence[J], workers: int) -> Iterator[R]:
     """Yield ``work(job)`` for every job, in order, from `workers` processes; 0 takes one a core, 1 works in this process.
 
     When the caller stops, by Ctrl-C or an error, or dies, the workers end at once. Raises `InputError` where a worker was killed.
     """
-    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    workers = min(workers or cores(), len(jobs))
     if workers <= 1:
         yield from map(work, jobs)
         return

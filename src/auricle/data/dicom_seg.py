@@ -48,8 +48,8 @@ class Algorithm:
 
     name: str
     version: str
-    weights: str
-    """SHA-256 of the network's weights."""
+    weights: str | None
+    """SHA-256 of the network's weights; None where no network made it, but geometry, as of a virtual patient."""
 
 
 def write_dicom_seg(
@@ -91,7 +91,8 @@ def write_dicom_seg(
         header.ImageOrientationPatient = headers[0].ImageOrientationPatient
     frames = np.ascontiguousarray(label.transpose(2, 1, 0)[order])
     # What is written follows from these alone, so a copy of the file is known as one.
-    origin = (headers[0].SeriesInstanceUID, algorithm.weights, algorithm.version, str(keep_patient), hashlib.sha256(frames.tobytes()).hexdigest())
+    made = hashlib.sha256(frames.tobytes()).hexdigest()
+    origin = (headers[0].SeriesInstanceUID, algorithm.weights or algorithm.name, algorithm.version, str(keep_patient), made)
     uids = [derived_uid(*origin, part) for part in ("series", "instance")]
     with _highdicom() as highdicom:
         result = _segmentation(highdicom, headers, frames, algorithm, uids)
@@ -178,13 +179,14 @@ def _described(highdicom: Any, s: Structure, algorithm: Algorithm) -> Any:
     def code(value: str, meaning: str) -> Any:
         return highdicom.sr.CodedConcept(value, "SCT", meaning)
 
+    family = ("123110", "DCM", "Artificial Intelligence") if algorithm.weights else ("phantom", "99AURICLE", "Geometric phantom")
     return highdicom.seg.SegmentDescription(
         segment_number=s.id, segment_label=s.key, algorithm_type="AUTOMATIC",
         segmented_property_category=code("123037004", "Anatomical Structure"),
         segmented_property_type=code(s.snomed, _MEANING.get(s.key, s.name.capitalize())),
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
-            name=algorithm.name, version=algorithm.version, parameters={"weights SHA-256": algorithm.weights},
-            family=highdicom.sr.CodedConcept("123110", "DCM", "Artificial Intelligence"),
+            name=algorithm.name, version=algorithm.version, family=highdicom.sr.CodedConcept(*family),
+            parameters={"weights SHA-256": algorithm.weights} if algorithm.weights else None,
         ),
         display_color=highdicom.color.CIELabColor.from_rgb(*s.color),
     )  # fmt: skip

@@ -26,8 +26,6 @@ class SyntheticSeries:
     """What made it, seed and model included: UIDs follow from this and `case`."""
     case: str
     """Name of the pair, e.g. ``generated-0-0001``."""
-    number: int
-    """Number of the pair, for the patient's name."""
     sex: str | None = None
     """F or M where that was asked for."""
 
@@ -95,7 +93,8 @@ def _slice(pydicom: Any, series: SyntheticSeries, k: int, position: NDArray[np.f
 
 def _say_whose(header: Any, series: SyntheticSeries) -> None:
     """Patient, study and frame of reference: nobody's, and without a date."""
-    header.PatientName, header.PatientID = f"Synthetic^{series.number:04d}", f"SYNTHETIC-{derived_uid(series.origin, series.case)[-12:]}"
+    number = derived_uid(series.origin, series.case)[-12:]
+    header.PatientName, header.PatientID = f"Synthetic^{number}", f"SYNTHETIC-{number}"
     header.PatientBirthDate, header.PatientSex = "", series.sex or ""
     header.PatientIdentityRemoved, header.DeidentificationMethod = "YES", "Synthetic: there is no patient"
     header.PatientComments = "Synthetic: there is no patient. Research only."

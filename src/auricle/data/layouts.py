@@ -45,7 +45,7 @@ class PairPath:
     def files(self) -> list[Path]:
         """Every file of the pair; one DICOM file stands for its series."""
         found = [f for p in (self.image, self.label) if p for f in files_of(p)]
-        if ending(self.image) is None and self.image.is_file() and is_dicom(self.image):
+        if ending(self.image) is None and self.image.is_file() and _may_be_dicom(self.image):
             found += [p for p in files_of(self.image.parent) if p not in found and _may_be_dicom(p)]
         return found
 
@@ -54,7 +54,7 @@ def _may_be_dicom(path: Path) -> bool:
     """Whether a file is DICOM or cannot be read, which whoever reads its series will say."""
     try:
         return is_dicom(path)
-    except InputError:
+    except (InputError, OSError):
         return True
 
 
@@ -196,7 +196,9 @@ def _total_segmentator(path: Path, label_map: Mapping[int, int] | None) -> list[
     if label_map:
         raise InputError(f"--label-map: {path} holds a mask for each structure, known by its name; leave the flag out")
     pairs = []
-    for folder in sorted(p for p in path.iterdir() if p.is_dir() and (p / "ct.nii.gz").is_file()):
+    for folder in sorted(p for p in path.iterdir() if p.is_dir() and ((p / "ct.nii.gz").is_file() or (p / "segmentations").is_dir())):
+        if not (folder / "ct.nii.gz").is_file():
+            raise InputError(f"{folder}: holds segmentations, but no ct.nii.gz")
         masks = mask_files(folder / "segmentations")
         if masks and not any(key in masks for key in HEART):
             way_out = "add heart_myocardium, heart_atrium_left .. of the task heartchambers_highres"
@@ -252,7 +254,11 @@ def volumes(folder: Path, *, channel: bool = False) -> dict[str, Path]:
     """Volume files and zips of a folder by name; with `channel`, names end in _0000 and only one channel may be there."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if not path.is_file() or path.name.startswith(".") or scan_ending(path) is None:
+        if path.name.startswith(".") or scan_ending(path) is None:
+            continue
+        if path.is_symlink() and not path.exists():
+            raise InputError(f"{path}: is a link to a file that is not there; fetch that file, or remove the link")
+        if not path.is_file():
             continue
         name = scan_name(path)
         if not name.isprintable():  # nor are bytes that are no UTF-8

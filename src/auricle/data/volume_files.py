@@ -43,8 +43,11 @@ def files_of(path: Path) -> list[Path]:
         return [p for p in sorted(path.rglob("*")) if p.is_file()]
     if ending(path) not in (".mhd", ".nhdr"):
         return [path]
-    with path.open("rb") as file:
-        named = _VOXELS.search(file.read(2**16).decode("latin-1"))
+    try:
+        with path.open("rb") as file:
+            named = _VOXELS.search(file.read(2**16).decode("latin-1"))
+    except OSError:  # whoever reads it will say so
+        return [path]
     return [path, *([path.with_name(named[1].strip())] if named and path.with_name(named[1].strip()).is_file() else [])]
 
 

@@ -117,16 +117,16 @@ def _labels(case: Result) -> str:
 
 def _lines(result: Result) -> Iterator[tuple[str, str]]:
     """Every refusal, then the notices, of each kind at most `MOST_LINES`: one of each case first, so that no case hides another."""
-    told = [("", f) for f in result["findings"]]
-    told += [(c["id"], f) for c in result["cases"] for f in c["findings"]]
-    for name, f in told:
+    told = [("", f["text"], f) for f in result["findings"]]
+    told += [(c["id"], _line(c, f["text"]), f) for c in result["cases"] for f in c["findings"]]
+    for _, text, f in told:
         if f["severity"] == "refused":
-            yield "refused", _line(name, f["text"])
+            yield "refused", text
     kinds: dict[str, list[tuple[int, str]]] = {}
     seen: Counter[tuple[str, str]] = Counter()
-    for name, f in told:
+    for name, text, f in told:
         if f["severity"] == "notice":
-            kinds.setdefault(f["code"], []).append((seen[name, f["code"]], _line(name, f["text"])))
+            kinds.setdefault(f["code"], []).append((seen[name, f["code"]], text))
             seen[name, f["code"]] += 1
     for code, turns in kinds.items():
         texts = [text for _, text in sorted(turns, key=lambda turn: turn[0])]
@@ -139,9 +139,10 @@ def _counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _line(name: str, text: str) -> str:
-    """The text under its case's name, unless it begins with it, as the path of a file does."""
-    return f"{name}: {text}" if name not in text.partition(":")[0] else text
+def _line(case: Result, text: str) -> str:
+    """The text under its case's name, unless it begins with that or with one of the case's files."""
+    starts = (f"{case['id']}:", *(str(case[k]) for k in ("image", "label") if case[k] is not None))
+    return text if text.startswith(starts) else f"{case['id']}: {text}"
 
 
 def _times(values: Sequence[float] | None, style: str) -> str:

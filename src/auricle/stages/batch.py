@@ -249,7 +249,7 @@ def _left(start: float, done: int, left: int) -> str:
 
 def _expanded(path: Path, series: str | None, out: Path) -> list[Path]:
     """The scans that lie at a path: itself, or those in a folder of scans."""
-    if not path.is_dir() or _holds_dicom(path):
+    if not path.is_dir() or holds_dicom(path):
         return [path]
     found = list(_below(path, out.resolve()))
     folders = [p for p in found if p.is_dir()]
@@ -274,7 +274,7 @@ def _below(folder: Path, out: Path) -> Iterator[Path]:
         if _belongs_to_a_scan(path, names):
             continue
         if path.is_dir():
-            if _holds_dicom(path) and not (path / DESCRIPTION).exists():
+            if holds_dicom(path) and not (path / DESCRIPTION).exists():
                 yield path
             else:
                 yield from _below(path, out)
@@ -290,7 +290,7 @@ def _belongs_to_a_scan(path: Path, names: set[str]) -> bool:
     return bool(LABEL_MARK.search(stem(path))) and case_name(stem(path)) in names
 
 
-def _holds_dicom(folder: Path) -> bool:
+def holds_dicom(folder: Path) -> bool:
     """Whether it holds a DICOM series, or what cannot be read and may be one: that fails by itself later, and other scans go on."""
     try:
         files = (p for p in sorted(folder.iterdir()) if p.is_file() and p.name != "DICOMDIR" and not p.name.startswith("."))

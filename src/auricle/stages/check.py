@@ -77,7 +77,7 @@ def run(config: CheckConfig, out: Path | None = None, steps: Sequence[tuple[str,
     this = None if out is None else _begin(config, out)
     try:
         records = [*progress.track(_records(config, pairs, single, out), "check", len(pairs))]
-        found = [] if single else [f.json() for f in (*tables(config.data, pairs), *across(records))]
+        found = [] if single else [f.json() for f in (*tables(config.data, pairs, mapped=config.label_map is not None), *across(records))]
         result = _result(config, records, found) | {"needs": None if steps is None else needs(steps, records)}
         if out is not None:
             write_text(out / "check.csv", table_of(result))
@@ -133,7 +133,7 @@ def _begin(config: CheckConfig, out: Path) -> Run:
         if not out.is_dir():
             raise InputError(f"{out} is not a folder")
         before = _before(out)
-        if before is None and any(out.iterdir()):
+        if before is None and any(p.name != ".DS_Store" for p in out.iterdir()):
             raise InputError(f"{out} holds other things than a check: choose a new or empty --out")
         changes = [] if before is None else configs.differences(before["config"], this.description["config"])
         if changes and not config.overwrite:

@@ -22,7 +22,7 @@ from auricle.data.labels import read_label
 from auricle.data.layouts import mask_files
 from auricle.data.nifti import gzip_trailer, read_grid
 from auricle.data.overview import around_labels, axis_code, oblique_degrees, overview, sides_reached
-from auricle.data.preprocess import AIR_HU, right_angled
+from auricle.data.preprocess import AIR_HU, label_to_grid, right_angled
 from auricle.data.reading import read_scan
 from auricle.data.volume_files import ending
 from auricle.phantom import check as anatomy_faults
@@ -279,10 +279,37 @@ def _structures(case: Case, small: Case, record: Record, found: list[Finding]) -
     if record["missing"]:
         found.append(Finding("structures", f"no voxels of {', '.join(record['missing'])}"))
     found += _plausible(table)
-    spacing = small.spacing
-    faults = anatomy_faults(around_labels(small), spacing, structures=tuple(table))
+    faults = _faults(small)
+    if oblique_degrees(small.affine) > OBLIQUE_DEGREES:
+        # Left, front and above are told along the body's axes, and what the field of view cuts by the scan's grid.
+        kinds = {_kind(f) for f in faults}
+        faults = [f for f in _faults(_along_axes(small)) if _kind(f) in kinds]
     # Volumes are judged above, at the scan's own resolution.
     found += [Finding("anatomy", f) for f in faults if not re.match(r"\w+ has [\d.]+ mL, outside", f)]
+
+
+def _faults(small: Case) -> list[str]:
+    """What `phantom.check` finds wrong with the structures that an overview shows: a few voxels of a scan may lie between its own."""
+    assert small.label is not None
+    seen = np.bincount(small.label.ravel(), minlength=LABEL_COUNT)
+    return anatomy_faults(around_labels(small), small.spacing, structures=tuple(s.key for s in STRUCTURES if seen[s.id]))
+
+
+def _kind(fault: str) -> str:
+    return re.sub(r"\d+(\.\d+)?", "#", fault)
+
+
+def _along_axes(case: Case) -> Case:
+    """The label map on a grid along the body's axes, in whose directions the checks of anatomy are told, with voxels of the smallest edge."""
+    assert case.label is not None
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in case.label.shape], indexing="ij")).reshape(3, -1)
+    at = case.affine[:3, :3] @ corners + case.affine[:3, 3:]
+    edge, low = min(case.spacing), at.min(axis=1)
+    affine = np.diag([edge, edge, edge, 1.0])
+    affine[:3, 3] = low
+    x, y, z = (int(n) for n in np.ceil((at.max(axis=1) - low) / edge) + 1)
+    label = label_to_grid(case.label, case.affine, affine, (x, y, z))
+    return replace(case, image=np.zeros(label.shape, np.int16), label=label, affine=affine)
 
 
 def _plausible(table: dict[str, dict[str, Any]]) -> list[Finding]:

@@ -12,6 +12,7 @@ import numpy as np
 from auricle.core.anatomy import STRUCTURES
 from auricle.data.cohort import LEAST_PATIENTS
 from auricle.data.folder import PairPath
+from auricle.data.label_names import dropped_labels
 from auricle.data.layouts import layout_of
 from auricle.data.tables import read_table
 from auricle.stages.check_case import Code, Finding, Record
@@ -49,8 +50,8 @@ def across(records: Sequence[Record]) -> list[CohortFinding]:
     return [*_same(records), *_axes(records), *_outliers(records)]
 
 
-def tables(data: Path, pairs: Sequence[PairPath]) -> list[CohortFinding]:
-    """Findings about the number of cases, dataset.json and patients.csv."""
+def tables(data: Path, pairs: Sequence[PairPath], *, mapped: bool) -> list[CohortFinding]:
+    """Findings about the number of cases, dataset.json and patients.csv; `mapped` says that --label-map stands in for the names of dataset.json."""
     found = []
     labeled = [p for p in pairs if p.label is not None]
     if len(labeled) < len(pairs):
@@ -61,6 +62,9 @@ def tables(data: Path, pairs: Sequence[PairPath]) -> list[CohortFinding]:
         found.append(_notice("data-set", f"{patients} patients with a label map: training needs {LEAST_PATIENTS}, and far more to learn"))
     if (data / "dataset.json").is_file() and (data / "imagesTr").is_dir():
         found += _described(data / "dataset.json", pairs, strict=layout_of(data).name == "nnU-Net")
+    if (data / "dataset.json").is_file() and not mapped and (dropped := dropped_labels(data / "dataset.json")):
+        text = f"no structure is named {_listed(dropped)}; their voxels become background. If one is, give --label-map"
+        found.append(_notice("data-set", f"{data / 'dataset.json'}: {text}"))
     if (data / "patients.csv").is_file():
         found += _patients(data / "patients.csv", pairs)
     return found
@@ -121,7 +125,7 @@ def _outliers(records: Sequence[Record]) -> Iterator[CohortFinding]:
     for s in STRUCTURES:
         # A structure that the border cuts is smaller for a reason.
         rows = [(r["id"], r["structures"][s.key]) for r in records if r["structures"] and s.key in r["structures"]]
-        measures.append((s.key, "mL", 0.25, [(name, row["ml"]) for name, row in rows if not row["sides"]]))
+        measures.append((s.key, "mL", 0.25, [(name, row["ml"]) for name, row in rows if row["ml"] > 0 and not row["sides"]]))
     for what, unit, floor, values in measures:
         for name, value, median in _far([(n, float(np.log(v))) for n, v in values], floor):
             text = f"{name}: {what} has {np.exp(value):.3g} {unit}, far from the cohort's median of {np.exp(median):.3g} {unit}"
@@ -154,9 +158,10 @@ def _described(path: Path, pairs: Sequence[PairPath], strict: bool) -> Iterator[
         yield _refusal("data-set", text)
     ending = facts.get("file_ending")
     if isinstance(ending, str):
-        other = tuple(p.id for p in pairs if not p.image.name.endswith(ending))
+        other = tuple(p.id for p in pairs if not all(f.name.endswith(ending) for f in (p.image, p.label) if f is not None))
         if other:
-            yield _notice("data-set", f"{path}: file_ending is {ending}; {len(other)} files end differently, which nnU-Net does not find", other)
+            text = f"file_ending is {ending}; files of {len(other)} cases end differently, which nnU-Net does not find"
+            yield _notice("data-set", f"{path}: {text}", other)
     channels = facts.get("channel_names")
     if isinstance(channels, dict) and len(channels) != 1:
         yield _refusal("data-set", f"{path}: names {len(channels)} channels; only one, CT, is supported")

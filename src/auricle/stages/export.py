@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import tyro
 
 from auricle.core import progress
-from auricle.core.checksums import SUMS, read_checksums, write_checksums
+from auricle.core.checksums import SUMS, file_hash, hash_of, parse_checksums, read_checksums, write_checksums
 from auricle.core.errors import InputError
 from auricle.core.files import atomic_folder, atomic_path, scratch_folder
 from auricle.data.nnunet import dataset_folder, dataset_name
@@ -110,24 +110,43 @@ def _check_target(target: Path, size: int, overwrite: bool) -> None:
     check_output(target, size=size, overwrite=overwrite)
     if not target.exists():
         return
-    if target.suffix == ".zip" and target.is_file():
-        if not _is_export(target):
-            raise InputError(f"{target}: is no earlier export (there is no {SUMS} in it), so it is not overwritten; choose another name")
-        return
-    if not (target / SUMS).is_file():
-        raise InputError(f"{target}: is no earlier export (there is no {SUMS} in it), so it is not overwritten; choose another name")
-    known = {SUMS, *read_checksums(target)}
-    own = sorted(p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file() and p.relative_to(target).as_posix() not in known)
-    if own:
-        raise InputError(f"{target}: holds {own[0]}, which no export wrote, so it is not overwritten; choose another name")
-
-
-def _is_export(archive: Path) -> bool:
+    kept = "so it is not overwritten; choose another name"
     try:
-        with zipfile.ZipFile(archive) as packed:
-            return any(name.count("/") == 1 and name.endswith(f"/{SUMS}") for name in packed.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return False
+        found = _hashes_of_zip(target) if target.suffix == ".zip" and target.is_file() else _hashes_of_folder(target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be read ({error}), {kept}") from None
+    except zipfile.BadZipFile:
+        found = None
+    if found is None:
+        raise InputError(f"{target}: is no earlier export (there is no {SUMS} in it), {kept}")
+    listed, hashes = found
+    for name, value in hashes.items():
+        if listed.get(name) != value:
+            raise InputError(f"{target}: holds {name}, which no export wrote or which was altered since, {kept}")
+
+
+def _hashes_of_folder(folder: Path) -> tuple[dict[str, str], dict[str, str]] | None:
+    """What an export's list says of its files, and what they are; None where there is no such list. Finder's .DS_Store is nobody's."""
+    if not (folder / SUMS).is_file():
+        return None
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p != folder / SUMS and p.name != ".DS_Store")
+    return read_checksums(folder), {p.relative_to(folder).as_posix(): file_hash(p) for p in files}
+
+
+def _hashes_of_zip(archive: Path) -> tuple[dict[str, str], dict[str, str]] | None:
+    """The same of a zip, in which everything lies in one folder."""
+    with zipfile.ZipFile(archive) as packed:
+        names = [n for n in packed.namelist() if not n.endswith("/")]
+        inside = [n.removesuffix(SUMS) for n in names if n.count("/") == 1 and n.endswith(f"/{SUMS}")]
+        if len(inside) != 1:
+            return None
+        listed = parse_checksums(packed.read(inside[0] + SUMS).decode("utf-8", "replace"), f"{archive}: {inside[0]}{SUMS}")
+        hashes = {}
+        for name in names:
+            with packed.open(name) as handle:
+                hashes[name.removeprefix(inside[0])] = hash_of(handle)
+        del hashes[SUMS]
+    return listed, hashes
 
 
 @contextmanager

@@ -36,6 +36,8 @@ class Source:
     rows: list[dict[str, Any]]
     """What is known about each pair: JSON values, none of them about a patient where the pairs are synthetic."""
     provenance: dict[str, Any]
+    version: str
+    """Of the auricle that made them."""
 
     @property
     def bytes(self) -> int:
@@ -77,12 +79,22 @@ def _generated(folder: Path) -> Source:
     rows = [_described(table["pairs"][i], asked) for i in kept]
     stages = read_json(folder / "config.json")["inputs"]
     models = {"diffusion": table.get("model_sha256"), "autoencoder": table.get("autoencoder_sha256"), "refiner": table.get("refiner_sha256")}
+    version = _version(folder)
     return Source(everything.take(kept), True, rows, {
-        "synthetic": True, "made_by": f"auricle {__version__}, `auricle generate`", "research_only": True, "audited_for_copies": audited,
+        "synthetic": True, **_made_by(version, "generate"), "research_only": True, "audited_for_copies": audited,
         "seed": table["seed"], "sampler": table["sampler"], "steps": table["steps"], "variation": table.get("variation", 1.0),
         "model_sha256": {k: v for k, v in models.items() if v},
         "stage_fingerprints": stages, "asked": asked, "pairs": rows,
-    })  # fmt: skip
+    }, version)  # fmt: skip
+
+
+def _version(folder: Path) -> str:
+    """The version of auricle that finished the stage in `folder`."""
+    return str(read_json(folder / "done.json").get("auricle", "of an unknown version"))
+
+
+def _made_by(version: str, command: str) -> dict[str, str]:
+    return {"made_by": f"auricle {version}, `auricle {command}`", "exported_by": f"auricle {__version__}"}
 
 
 def _described(pair: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
@@ -113,9 +125,8 @@ def _cohort(folder: Path) -> Source:
     ]  # fmt: skip
     synthetic = all(row["synthetic"] for row in rows)
     made = "virtual patients" if synthetic else "scans with label maps, resampled to the model grid"
-    return Source(pairs, synthetic, rows, {
-        "synthetic": synthetic, "made_by": f"auricle {__version__}, `auricle cohort`", "what": made, "pairs": rows,
-    })  # fmt: skip
+    version = _version(folder)
+    return Source(pairs, synthetic, rows, {"synthetic": synthetic, **_made_by(version, "cohort"), "what": made, "pairs": rows}, version)
 
 
 def write_nifti_pairs(source: Source, folder: Path) -> None:
@@ -155,15 +166,16 @@ def write_dicom(source: Source, folder: Path) -> None:
     """Write ``images/ID/`` (a CT series), ``labels/ID.dcm`` (a segmentation of it), ``attributes.csv`` and ``provenance.json`` of synthetic pairs."""
     assert source.synthetic, "every header will say that it is"
     dicom_seg.check_installed()
-    models = source.provenance.get("model_sha256", {})
-    algorithm = dicom_seg.Algorithm("auricle generate", __version__, models.get("diffusion", "none"))
+    models = source.provenance.get("model_sha256")
+    name, weights = ("auricle phantom", None) if models is None else ("auricle generate", models.get("diffusion", "unknown"))
+    algorithm = dicom_seg.Algorithm(name, source.version, weights)
     rows = []
-    for number, (row, image, label, affine) in enumerate(source, 1):
+    for row, image, label, affine in source:
         sex = row.get("requested", row.get("attributes", {})).get("sex")
-        # With the content in them, no UID ever stands for two images, whatever else the generator was asked.
-        origin = f"{source.provenance.get('seed')} {hashlib.sha256(image.tobytes() + affine.tobytes()).hexdigest()}"
+        # With the content in them, no UID ever stands for two images, whatever else the generator was asked, nor for two headers.
+        origin = f"{__version__} {source.provenance.get('seed')} {hashlib.sha256(image.tobytes() + affine.tobytes()).hexdigest()}"
         series = folder / "images" / row["id"]
-        write_synthetic_ct(series, image, affine, SyntheticSeries(origin, row["id"], number, sex))
+        write_synthetic_ct(series, image, affine, SyntheticSeries(origin, row["id"], sex))
         if label.any():
             (folder / "labels").mkdir(exist_ok=True)
             target = folder / "labels" / f"{row['id']}.dcm"

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from auricle.core import progress
 from auricle.core.errors import InputError
+from auricle.data.layouts import LABEL_MARK
 from auricle.data.preprocess import ModelGrid, to_network
 from auricle.data.reading import read_scan
-from auricle.data.volume_files import scan_ending
+from auricle.data.volume_files import scan_ending, stem
 from auricle.stages import finetune
-from auricle.stages.batch import Scan, named
+from auricle.stages.batch import Scan, holds_dicom, named
 from auricle.stages.finetune import probabilities
 from auricle.stages.inference import look_twice, model_volume
 from auricle.stages.segment import to_scan
@@ -35,8 +36,9 @@ def network(folder: str) -> nn.Module:
 def scans(folder: str) -> list[dict[str, str]]:
     """Every volume file, .zip and folder (a DICOM series) in `folder`, as items with the key ``image``; raises `InputError` where there is none."""
     root = Path(folder)
-    wanted = [p for p in sorted(root.iterdir()) if not p.name.startswith(".") and (p.is_dir() or scan_ending(p) is not None)] \
-        if root.is_dir() else []  # fmt: skip
+    # What an earlier run wrote beside the scans is none.
+    files = [p for p in sorted(root.iterdir()) if not p.name.startswith(".") and not LABEL_MARK.search(stem(p))] if root.is_dir() else []
+    wanted = [p for p in files if (holds_dicom(p) if p.is_dir() else scan_ending(p) is not None)]
     if not wanted:
         raise InputError(f"--dataset_dir {folder}: is not a folder with volume files or folders of DICOM series")
     # MONAI names a result by the file's name up to its last dot, where folders of UIDs differ: each gets a name of its own.

@@ -4,13 +4,12 @@ A patient is finished when both its files are there and its row is in ``patients
 under ``.unfinished``.
 """
 
+import contextlib
 import csv
 import io
 import json
 import math
-import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from auricle.core.anatomy import BACKGROUND, STRUCTURES
 from auricle.core.case import Case
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json, write_text
-from auricle.core.machine import describe_machine
+from auricle.core.memory import free_bytes
 from auricle.core.runs import Run
 from auricle.data.nifti import write_nifti
 from auricle.data.outputs import check_output, volumes, write_color_table
@@ -68,10 +67,15 @@ def run(config: PhantomConfig, out: Path) -> int:
             for done, _ in enumerate(processes.each(_make, jobs, workers), 1):
                 update(config.patients - len(missing) + done, {})
         _write_tables(config, out)
-        shutil.rmtree(out / WORK)
+        for path in (out / WORK).iterdir():
+            if path.name != "lock":
+                path.unlink()
     finally:
         _sweep(out)
+        # The lock goes last: without it another process may write here.
         this.release()
+        with contextlib.suppress(OSError):  # what is not empty stays
+            (out / WORK).rmdir()
     return len(missing)
 
 
@@ -112,8 +116,10 @@ def _row(case: Case) -> Row:
     """What is known about a patient, and what its label map holds."""
     assert case.label is not None
     measured = volumes(case.label, case.affine, case.image)
+    # An empty cell would be read as unknown.
+    known = {**case.attributes, "metal": case.attributes["metal"] or "none"}
     return flatten({
-        "id": case.id, "patient": case.id, **case.attributes, **{f"{v.structure}_ml": v.volume_ml for v in measured},
+        "id": case.id, "patient": case.id, **known, **{f"{v.structure}_ml": v.volume_ml for v in measured},
         "cut_by_border": [v.structure for v in measured if v.touches_border],
     })  # fmt: skip
 
@@ -142,10 +148,10 @@ def _check_folder(out: Path, settings: dict[str, Any]) -> None:
 
 def _workers(config: PhantomConfig) -> tuple[int, int]:
     """Processes, as many as asked for or as the memory holds, and threads of each."""
-    cores, memory = os.cpu_count() or 1, float(describe_machine()["memory_gib"])
+    cores, memory = processes.cores(), free_bytes() / 2**30
     need = PROCESS_GIB + MEMORY_BYTES * math.prod(config.size) / 2**30
     if need > memory:
-        raise InputError(f"--size {spelled(config.size)} needs about {need:.0f} GiB of memory, this machine has {memory:.0f}: give a smaller --size")
+        raise InputError(f"--size {spelled(config.size)} needs about {need:.1f} GiB of memory, {memory:.1f} are free: give a smaller --size")
     workers = min(config.workers or max(1, min(cores, int(memory / need))), config.patients)
     return workers, max(1, cores // workers)
 
