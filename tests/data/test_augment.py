@@ -277,6 +277,17 @@ def test_focused_patches_hold_their_structure() -> None:
     assert held[1] < 12
 
 
+@pytest.mark.parametrize(("size", "patch"), [((32, 32, 32), (8, 8, 8)), ((32, 32, 32), (31, 20, 32)), ((20, 24, 32), (24, 24, 24))])
+def test_focused_patches_stay_within_the_pair(size: tuple[int, int, int], patch: tuple[int, int, int]) -> None:
+    """A structure at the very edge of what is stored, as the aorta is, does not pull them out into air."""
+    label = torch.zeros(40, 40, 40, dtype=torch.uint8)
+    label[0, 39, 0] = 6
+    image, generator = torch.zeros(40, 40, 40, dtype=torch.int16), torch.Generator().manual_seed(0)
+    for _ in range(20):
+        params = move_to_patch(drawn(AugmentConfig()), (40, 40, 40), anchors(label), size, patch, (2.0, 2.0, 2.0), 1.0, generator)
+        assert apply(params, image, label, patch, (2.0, 2.0, 2.0))[0].min() > -500
+
+
 @pytest.mark.parametrize("values", [{"flip_probability": 1.5}, {"crop_scale": (0.9, 0.5)}, {"boost_probability": -0.1}])
 def test_impossible_settings_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="--augment"):

@@ -160,10 +160,19 @@ def test_locations_are_drawn_as_far_apart_as_views_lie() -> None:
     asked = conditions.complete(Conditions(location_mm=3.0), training, scales, 0, torch.Generator(), location_sd_mm=6.0)
     assert asked.location_mm == 3.0
     views = torch.stack([torch.stack([conditions.encode(replace(c, location_mm=at + shift), scales) for at, c in enumerate(cases[:3])])
-                         for shift in (-5.0, 5.0)])  # fmt: skip
-    assert conditions.location_sd(views) == pytest.approx(5.0, rel=1e-3)
+                         for shift in (0.0, -6.0, 6.0, 0.0)])  # fmt: skip
+    # About the case as it is, which generated ones start from.
+    assert conditions.location_sd(views) == pytest.approx(np.sqrt(18.0), rel=1e-3)
+    assert conditions.location_sd(views[:2]) == pytest.approx(np.sqrt(18.0), rel=1e-3)
     views[0, :, conditions.PLACED[1]] = 0.0
     assert conditions.location_sd(views) == 0.0
+
+
+def test_structures_that_no_case_shows_are_known() -> None:
+    _, training, _ = _training()
+    assert conditions.labeled(training) == KEYS
+    training[:, conditions.WIDTH - len(KEYS) + KEYS.index("LAA")] = 0.0
+    assert conditions.labeled(training) == tuple(k for k in KEYS if k != "LAA")
 
 
 def test_every_patient_can_be_looked_at_from_elsewhere() -> None:

@@ -160,6 +160,10 @@ def test_arms_train_on_what_they_should(whole: Path) -> None:
     assert [facts[a]["generated"] for a in facts] == [0, 0, 3 * labeled]
     assert {facts[a]["labeled"] for a in facts} == {labeled - 1}
     assert {facts[a]["steps"] for a in facts} == {4}
+    shown = cohort_pairs(whole / "cohort", "train").structures()
+    assert {"LV", "MYO"} <= set(shown)
+    assert tuple(read_json(whole / "finetune" / "baseline" / "model.json")["structures"]) == shown
+    assert finetune.load(whole / "finetune" / "baseline").structures == shown
 
 
 def test_no_patient_is_in_two_splits(whole: Path) -> None:

@@ -250,6 +250,42 @@ def test_a_heart_needs_most_of_its_parts_and_some_confidence(parts: int, sure: f
     assert confidence == (pytest.approx(sure, abs=1e-5) if parts else 0.0)
 
 
+@pytest.mark.parametrize(("learned", "needed"), [(("LV", "MYO", "RV", "AO"), 3), (hearts.HEART, 4), (("AO", "PA"), 0)])
+def test_of_the_parts_that_were_never_learned_none_is_asked_for(learned: tuple[str, ...], needed: int) -> None:
+    assert replace(trained(), structures=learned).parts == hearts.least_parts(learned) == needed
+
+
+def test_a_segmenter_of_few_structures_finds_its_heart() -> None:
+    """Nor are the others missed in what is unusual about its anatomy."""
+    case, truth = painted_case((64, 60, 56), (2.5, 2.5, 3.0))
+    learned = ("MYO", "LV", "RV")
+    few = replace(case, image=np.where(np.isin(truth, [ID[k] for k in learned]), case.image, np.int16(-1000)))
+    assert not segment.segment(trained(), few).heart_found
+    result = segment.segment(replace(trained(), structures=learned), few)
+    assert result.heart_found
+    assert not any("missing" in text for text in result.findings)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_scan_thinner_than_a_voxel_of_the_model(fast: bool) -> None:
+    """Two slices of 0.6 mm between the centers of voxels of 5 mm: nothing is seen, and nothing fails."""
+    for fill in (-1000, 300):
+        thin = Case("thin", np.full((40, 40, 2), fill, np.int16), np.diag([2.0, 2.0, 0.6, 1.0]))
+        result = segment.segment(trained(), thin, fast=fast)
+        assert not result.heart_found
+        assert result.case.label is not None
+        assert result.case.label.shape == thin.image.shape
+
+
+def test_near_the_heart_is_the_same_distance_along_every_axis() -> None:
+    label = np.zeros((40, 40, 40), np.uint8)
+    label[10:20, 10:20, 10:20] = ID["LV"]
+    label[35:38, 14, 14] = ID["LAA"]
+    label[14, 14, 26:36] = ID["LAA"]
+    assert (hearts.clean(label, (1.0, 1.0, 6.0)) == ID["LAA"]).sum() == 3
+    assert (hearts.clean(label, (1.0, 1.0, 3.0)) == ID["LAA"])[14, 14].sum() == 10
+
+
 def test_cleaning_drops_what_is_far_or_small() -> None:
     label = np.zeros((40, 40, 40), np.uint8)
     label[10:20, 10:20, 10:20] = ID["LV"]

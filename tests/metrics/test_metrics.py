@@ -101,6 +101,7 @@ def test_completeness_asks_for_all_eight() -> None:
     label = np.repeat(np.arange(LABEL_COUNT, dtype=np.uint8), 100).reshape(9, 10, 10)
     assert anatomy.is_complete(label, 0.01)
     assert not anatomy.is_complete(label, 0.004)
+    assert anatomy.is_complete(np.where(label == 8, 0, label).astype(np.uint8), 0.01, KEYS[:7])
     label[label == ID["LAA"]] = 0
     assert not anatomy.is_complete(label, 0.01)
     assert anatomy.volumes_ml(label, 0.01)["LV"] == pytest.approx(1.0)

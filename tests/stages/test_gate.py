@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from auricle.core.anatomy import ID
+from auricle.core.anatomy import ID, KEYS
 from auricle.phantom import BARE_MM2, bare_ventricle, check, contact_limits, virtual_patient
 from auricle.stages import gate
 
@@ -36,6 +36,12 @@ def test_a_sound_map_passes_as_it_is(sound: np.ndarray) -> None:
     verdict = gate.judge(sound, SPACING)
     assert verdict.passed
     assert np.array_equal(verdict.label, sound)
+
+
+def test_a_structure_that_is_labeled_nowhere_is_not_missed(sound: np.ndarray) -> None:
+    bare = np.where(sound == ID["LAA"], 0, sound).astype(np.uint8)
+    assert gate.judge(bare, SPACING).faults == ["LAA is missing"]
+    assert gate.judge(bare, SPACING, structures=[k for k in KEYS if k != "LAA"]).passed
 
 
 def without_apex(label: np.ndarray, radius_mm: float) -> np.ndarray:

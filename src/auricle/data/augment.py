@@ -321,19 +321,21 @@ def move_to_patch(
 ) -> Draw:  # fmt: skip
     """The same draw, moved so that its view of `patch` voxels lies somewhere in the central `size` voxels of a pair of that `shape`.
 
-    With probability `focus` the patch is centered on one of the `points` (see `anchors`) of a structure drawn at random: small structures
-    then get as many patches as large ones. Otherwise it lies anywhere. A far view stays where it is.
+    With probability `focus` the patch is centered on one of the `points` (see `anchors`) of a structure drawn at random, or as near to it as these
+    voxels allow: small structures then get as many patches as large ones. Otherwise it lies anywhere. A far view stays where it is.
     """
     if params.far:
         return params
     focused, place = torch.rand(2, generator=generator).tolist()
     wide = torch.tensor(shape)
+    free = torch.tensor([max(n - p, 0) for n, p in zip(size, patch, strict=True)])
+    low = (wide - 1) / 2 - free / 2
     if focused < focus and points:
         voxels = points[int(place * len(points))]
-        center = voxels[int(torch.randint(0, len(voxels), (), generator=generator))].double()
+        chosen = voxels[int(torch.randint(0, len(voxels), (), generator=generator))]
+        # Beyond the pair lies air, which no scan has there.
+        center = torch.minimum(torch.maximum(chosen.double(), low.double()), (low + free).double())
     else:
-        free = torch.tensor([max(n - p, 0) for n, p in zip(size, patch, strict=True)])
-        low = (wide - torch.tensor(size)) / 2 + (torch.tensor(patch) - 1) / 2
         center = low + torch.rand(3, generator=generator, dtype=torch.float64) * free
     # On whole voxels: without other moves a patch is an exact crop, not an interpolated (smoother) one.
     half = (torch.tensor(patch, dtype=torch.float64) - 1) / 2

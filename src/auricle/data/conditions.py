@@ -236,11 +236,17 @@ def learned(training: Tensor) -> Tensor:
     return torch.cat([flags[_group_of_value], flags])
 
 
+def labeled(vectors: Tensor) -> tuple[str, ...]:
+    """Keys of the structures whose volume any of the vectors (N, `WIDTH`) knows."""
+    known = (vectors[:, WIDTH - len(KEYS) :] > 0.5).any(0).tolist()
+    return tuple(k for k, there in zip(KEYS, known, strict=True) if there)
+
+
 def location_sd(vectors: Tensor) -> float:
-    """SD in mm of the location between the views of a case, over vectors (views, N, `WIDTH`): what moving the field of view adds."""
+    """SD in mm of the location of a case's views about that of the first one, which is not moved, over vectors (views, N, `WIDTH`)."""
     value, flag = PLACED
     known = vectors[:, (vectors[..., flag] > 0.5).all(0), value]
-    return float(known.var(0, unbiased=False).mean().sqrt()) * LOCATION_MM if known.numel() else 0.0
+    return float((known - known[:1]).square().mean().sqrt()) * LOCATION_MM if known.numel() else 0.0
 
 
 def _volume_moments(vectors: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,12 @@
 """Plausibility of label maps that no reference exists for, and of round trips through the autoencoder."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from auricle.core.anatomy import STRUCTURES
+from auricle.core.anatomy import KEYS, STRUCTURES
 
 Labels = NDArray[np.uint8]
 SPECK_ML = 0.1
@@ -17,9 +19,10 @@ def volumes_ml(label: Labels, voxel_ml: float) -> dict[str, float]:
     return {s.key: float(counts[s.id] * voxel_ml) for s in STRUCTURES}
 
 
-def is_complete(label: Labels, voxel_ml: float, least_ml: float = 0.5) -> bool:
-    """Whether all eight structures are there, each with at least `least_ml`."""
-    return all(volume >= least_ml for volume in volumes_ml(label, voxel_ml).values())
+def is_complete(label: Labels, voxel_ml: float, structures: Sequence[str] = KEYS, least_ml: float = 0.5) -> bool:
+    """Whether all these structures are there, each with at least `least_ml`."""
+    volumes = volumes_ml(label, voxel_ml)
+    return all(volumes[k] >= least_ml for k in structures)
 
 
 def speck_share(label: Labels, voxel_ml: float) -> float:

@@ -149,6 +149,11 @@ class LatentModel:
     location_sd_mm: float
     """SD of the location between the views of a training case."""
 
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """Keys of the structures that any training case shows."""
+        return conditions.labeled(self.training)
+
     def unwhiten(self, x: Tensor) -> Tensor:
         """Whitened (N, C, X, Y, Z) to latents of the autoencoder."""
         return x * self.scale.to(x) + self.mean.to(x)

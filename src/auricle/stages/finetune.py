@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from auricle.core import progress
-from auricle.core.anatomy import LABEL_COUNT
+from auricle.core.anatomy import KEYS, LABEL_COUNT
 from auricle.core.config import differences, from_json, to_json
 from auricle.core.errors import InputError
 from auricle.core.files import read_json
@@ -21,6 +21,7 @@ from auricle.data.augment import AugmentConfig
 from auricle.losses.segmentation import deep_supervision
 from auricle.metrics import overlap
 from auricle.models.segmenter import Segmenter, SegmenterConfig
+from auricle.stages.hearts import least_parts
 from auricle.stages.pairs import Grid, Pairs, Triple, check_focus, check_grid, cohort_pairs, generated_pairs
 from auricle.stages.pretrain import check_patch, hold_out
 from auricle.stages.weights import for_inference, load_state, read_model, save_model
@@ -105,6 +106,10 @@ def run(config: FinetuneStage, out: Path) -> Path:
         train = mix(train, made, round(config.ratio * (len(labeled) + len(held_out))))
     if not len(train):
         raise InputError(f"--ratio {config.ratio:g} asks for no generated pair of {len(labeled) + len(held_out)} labeled cases: raise it")
+    learned = train.structures()
+    if not least_parts(learned):
+        told = ", ".join(learned) or "no structure"
+        progress.notice(f"{config.cohort}: {told} alone is labeled, neither myocardium nor a chamber: `auricle segment` will find no heart with this")
     seed_torch(config.seed)
     network = Segmenter(config.network, outputs=LABEL_COUNT) if config.initial is None else _started(config.initial, train.grid, config.patch)
     check_grid(train.grid.size, network.config.multiple, config.patch, padded=True)
@@ -121,7 +126,10 @@ def run(config: FinetuneStage, out: Path) -> Path:
     plan = Plan(len(train), loss, lambda net: validate(net, held_out, config.patch), "dice", "max", real, config.real_from)
     facts = fit(this, network, plan, config.fit, config.hardware, config.seed, f"finetune {out.name}")
     facts |= {"labeled": len(labeled) if real else 0, "generated": len(train) - real}
-    described = {"network": network.config, "grid": train.grid, "patch": config.patch, "mirrored": config.augment.flip_probability > 0}
+    described = {
+        "network": network.config, "grid": train.grid, "patch": config.patch, "mirrored": config.augment.flip_probability > 0,
+        "structures": learned,
+    }  # fmt: skip
     save_model(this, network, {**described, "training": facts})
     this.finish(**facts)
     return out
@@ -229,12 +237,20 @@ class Trained:
     """Voxels that the network sees at a time, as in training."""
     mirrored: bool
     """Whether it was trained on mirror images too."""
+    structures: tuple[str, ...] = KEYS
+    """Keys of the structures that it has learned."""
+
+    @property
+    def parts(self) -> int:
+        """Of myocardium and chambers a heart shows at least so many."""
+        return least_parts(self.structures)
 
 
 def load(folder: Path) -> Trained:
     """The fine-tuned segmenter of a finished run."""
     network, grid, facts = _read(folder)
-    return Trained(for_inference(network), grid, triple(facts.get("patch") or grid.size), bool(facts.get("mirrored")))
+    window = triple(facts.get("patch") or grid.size)
+    return Trained(for_inference(network), grid, window, bool(facts.get("mirrored")), tuple(facts.get("structures", KEYS)))
 
 
 def _read(folder: Path) -> tuple[Segmenter, Grid, dict[str, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auricle.core import progress
-from auricle.core.anatomy import BACKGROUND, ID
+from auricle.core.anatomy import BACKGROUND, ID, KEYS
 from auricle.metrics import memorization
 from auricle.metrics.memorization import Descriptor, Match
 from auricle.metrics.repair import BROAD_MM2, part, prune, repair
@@ -70,23 +70,26 @@ def describe(pairs: Pairs, name: str) -> list[Descriptor]:
     return [memorization.describe(*pairs.hu(i), pairs.grid.spacing) for i in progress.track(range(len(pairs)), name, len(pairs))]
 
 
-def judge(label: Labels, spacing: Spacing, mend: bool = True) -> Verdict:
-    """Repair (`mend`) and check the anatomy of one label map. A repair that leaves more faults than it found is taken back."""
-    before = check(label, spacing)
+def judge(label: Labels, spacing: Spacing, mend: bool = True, structures: Sequence[str] = KEYS) -> Verdict:
+    """Repair (`mend`) and check the anatomy of one label map that is to show these `structures`.
+
+    A repair that leaves more faults than it found is taken back.
+    """
+    before = check(label, spacing, structures=structures)
     verdict, voxel_ml = Verdict(label, before, before), float(np.prod(spacing)) / 1000.0
     if not mend:
         return verdict
-    verdict = _better(verdict, repair(label, voxel_ml), spacing)
+    verdict = _better(verdict, repair(label, voxel_ml), spacing, structures)
     for remedy in (_part, _cover, _prune):
         if verdict.faults:
-            verdict = _better(verdict, repair(remedy(verdict.label, spacing), voxel_ml), spacing)
+            verdict = _better(verdict, repair(remedy(verdict.label, spacing), voxel_ml), spacing, structures)
     return verdict
 
 
-def _better(verdict: Verdict, mended: Labels, spacing: Spacing) -> Verdict:
+def _better(verdict: Verdict, mended: Labels, spacing: Spacing, structures: Sequence[str]) -> Verdict:
     if np.array_equal(mended, verdict.label):
         return verdict
-    faults = check(mended, spacing)
+    faults = check(mended, spacing, structures=structures)
     return verdict if len(faults) > len(verdict.faults) else replace(verdict, label=mended, faults=faults)
 
 

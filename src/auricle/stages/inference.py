@@ -81,7 +81,7 @@ def predict(model: Trained, case: Case, *, mirror: bool = False, fast: bool = Fa
             break
         _look_again(model, case, center, probabilities, region, mirror)
         label, before = clean(winners(probabilities), spacing), center
-    return Prediction(probabilities, region.affine, label)
+    return Prediction(probabilities, region.affine, label) if label.any() else None
 
 
 def continued(seen: Prediction, shape: Triple, affine: NDArray[np.float64]) -> Prediction:
@@ -91,7 +91,8 @@ def continued(seen: Prediction, shape: Triple, affine: NDArray[np.float64]) -> P
     would know that the field of view cuts a structure. Changes the probabilities in place.
     """
     inside = within(np.linalg.inv(affine) @ seen.affine, shape, seen.label.shape)
-    if inside.all():
+    # A scan thinner than a voxel of the model may hold none of their centers.
+    if inside.all() or not inside.any():
         return seen
     ring = ndimage.binary_dilation(inside, iterations=2) & ~inside
     box = ndimage.find_objects(ndimage.binary_dilation(ring, iterations=2).astype(np.uint8))[0]

@@ -65,7 +65,7 @@ def inference(model: Trained) -> dict[str, Any]:
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "shuffle": False, "num_workers": 0},
         "inferer": {"_target_": f"{_PARTS}.LookTwice", **grid, "window": list(model.window)},
         "postprocessing": {"_target_": "Compose", "transforms": [
-            {"_target_": f"{_PARTS}.ToScan", **grid},
+            {"_target_": f"{_PARTS}.ToScan", **grid, "parts": model.parts},
             {"_target_": "SaveImaged", "keys": "pred", "output_dir": "@output_dir", "output_postfix": "labels", "output_dtype": "$torch.uint8",
              "separate_folder": False, "resample": False},
         ]},

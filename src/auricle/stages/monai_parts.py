@@ -22,6 +22,7 @@ from auricle.data.volume_files import scan_ending, stem
 from auricle.stages import finetune
 from auricle.stages.batch import Scan, holds_dicom, named
 from auricle.stages.finetune import probabilities
+from auricle.stages.hearts import LEAST_PARTS
 from auricle.stages.inference import look_twice, model_volume
 from auricle.stages.segment import to_scan
 
@@ -98,8 +99,10 @@ class LookTwice:
 class ToScan:
     """Probabilities (9, X, Y, Z) to the cleaned label map (1, X, Y, Z), uint8, on the grid of the scan that ``image`` was made of."""
 
-    def __init__(self, size: Sequence[int], spacing: Sequence[float], key: str = "pred", image: str = "image") -> None:
-        self.grid, self.key, self.image = _grid(size, spacing), key, image
+    def __init__(
+        self, size: Sequence[int], spacing: Sequence[float], key: str = "pred", image: str = "image", parts: int = LEAST_PARTS
+    ) -> None:  # fmt: skip
+        self.grid, self.key, self.image, self.parts = _grid(size, spacing), key, image, parts
 
     def __call__(self, data: Item) -> dict[Hashable, Any]:
         """The item with its prediction replaced; empty, with a notice, where no heart was found."""
@@ -108,7 +111,7 @@ class ToScan:
         x, y, z = (int(n) for n in image.meta["scan_shape"])
         # A copy: `to_scan` clears what was cleaned away.
         scores = _array(data[self.key]).astype(np.float32)
-        label, found, _ = to_scan(scores, _array(image.affine).astype(np.float64), (x, y, z), affine, self.grid)
+        label, found, _ = to_scan(scores, _array(image.affine).astype(np.float64), (x, y, z), affine, self.grid, self.parts)
         name = f"{data['name']}.nii.gz" if "name" in data else image.meta.get("filename_or_obj", "")
         if not found:
             progress.notice(f"{name}: no heart was found; the label map is empty")

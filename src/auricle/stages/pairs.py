@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from auricle.core.anatomy import ID, KEYS, LABEL_COUNT
+from auricle.core.arrays import count_values
 from auricle.core.errors import InputError
 from auricle.core.files import read_json
 from auricle.core.runs import finished
@@ -83,6 +85,13 @@ class Pairs:
     def take(self, indices: Sequence[int]) -> "Pairs":
         """The pairs at `indices`."""
         return Pairs([self.items[i] for i in indices], self.grid)
+
+    def structures(self) -> tuple[str, ...]:
+        """Keys of the structures that any label map shows."""
+        counts = np.zeros(LABEL_COUNT, np.int64)
+        for path in dict.fromkeys(i.label for i in self.items):
+            counts += count_values(_read(path).astype(np.uint8, copy=False), LABEL_COUNT)
+        return tuple(k for k in KEYS if counts[ID[k]])
 
     def plain(self, index: int) -> tuple[Tensor, Tensor]:
         """Pair `index` on the model grid: network units (1, 1, X, Y, Z) and label (1, X, Y, Z)."""

@@ -100,7 +100,8 @@ def _drawn(grains: Sequence[Grain], seed: int, index: int) -> tuple[np.random.Ge
 def flatten(image: Volume, label: NDArray[np.uint8], spacing: Spacing) -> tuple[Volume, Volume]:
     """`image` (HU) with each blood pool, myocardium and fat smoothed within itself, and the share of smoothing, 0..1, at each voxel.
 
-    It fades out over two voxels toward a tissue's border; the edges of the image are none.
+    Within a voxel of a tissue's border nothing is smoothed, and less where more than three of 26 neighbors are another tissue; the image's edges
+    are no border.
     """
     out, share = image.copy(), np.zeros_like(image)
     sigma = [FLAT_MM / s for s in spacing]
@@ -111,7 +112,6 @@ def flatten(image: Volume, label: NDArray[np.uint8], spacing: Spacing) -> tuple[
         for _ in range(2):
             mean = _average(image, inner, sigma)
             inner = inner & (np.abs(image - mean) < STANDS_OUT_HU)
-        # A third below a flat border; whole from the next layer on, a few neighbors of another tissue granted.
         weight = np.where(inner, (ndimage.uniform_filter(mask.astype(np.float32), 3) * 3 - 5 / 3).clip(0, 1), 0)
         out += weight * (_average(image, inner, sigma) - image)
         share += weight

@@ -44,7 +44,7 @@ from auricle.data.reading import read_scan
 from auricle.phantom import check
 from auricle.stages import finetune, inference
 from auricle.stages.finetune import DEFAULT_MODEL, Trained
-from auricle.stages.hearts import clean, judge
+from auricle.stages.hearts import LEAST_PARTS, clean, judge
 from auricle.stages.inference import Prediction
 
 DESCRIPTION, SUMMARY = "segmentation.json", "summary.json"
@@ -206,11 +206,12 @@ def segment(model: Trained, case: Case, notices: tuple[str, ...] = (), *, mirror
     confidences = {s.key: float(seen.probabilities[s.id][seen.label == s.id].mean()) for s in STRUCTURES if (seen.label == s.id).any()}
     seen = inference.continued(seen, shape, case.affine)
     coarse = _in_view(seen, case)
-    label, found, confidence = _returned(seen, shape, case.affine, model.grid.spacing)
+    label, found, confidence = _returned(seen, shape, case.affine, model.grid.spacing, model.parts)
     if not found:
         return Segmentation(replace(case, label=label), False, confidence, notices)
     assert coarse.label is not None
-    return Segmentation(replace(case, label=label), True, confidence, notices, confidences, tuple(check(coarse.label, coarse.spacing)))
+    faults = tuple(check(coarse.label, coarse.spacing, structures=model.structures))
+    return Segmentation(replace(case, label=label), True, confidence, notices, confidences, faults)
 
 
 def _in_view(seen: Prediction, case: Case) -> Case:
@@ -227,23 +228,26 @@ def _in_view(seen: Prediction, case: Case) -> Case:
 
 
 def to_scan(
-    probabilities: NDArray[np.float32], affine: NDArray[np.float64], shape: tuple[int, int, int], scan_affine: NDArray[np.float64], grid: ModelGrid
-) -> tuple[NDArray[np.uint8], bool, float]:
+    probabilities: NDArray[np.float32], affine: NDArray[np.float64], shape: tuple[int, int, int], scan_affine: NDArray[np.float64], grid: ModelGrid,
+    parts: int = LEAST_PARTS,
+) -> tuple[NDArray[np.uint8], bool, float]:  # fmt: skip
     """From probabilities at the model's spacing to the cleaned label map of the scan, for whoever runs the network elsewhere.
+
+    A heart shows at least so many `parts` of the five.
 
     Returns:
         Label map of `shape`, empty where no heart was found; whether one was; the confidence in it.
     """
     seen = Prediction(probabilities, affine, clean(inference.winners(probabilities), grid.spacing))
     seen = inference.continued(seen, shape, scan_affine)
-    return _returned(seen, shape, scan_affine, grid.spacing)
+    return _returned(seen, shape, scan_affine, grid.spacing, parts)
 
 
 def _returned(
-    seen: Prediction, shape: tuple[int, int, int], affine: NDArray[np.float64], spacing: tuple[float, float, float]
+    seen: Prediction, shape: tuple[int, int, int], affine: NDArray[np.float64], spacing: tuple[float, float, float], parts: int
 ) -> tuple[NDArray[np.uint8], bool, float]:
     """What was seen on the scan's grid, if it is a heart, and the confidence in it; probabilities are changed in place."""
-    found, confidence = judge(seen.label, seen.probabilities, spacing)
+    found, confidence = judge(seen.label, seen.probabilities, spacing, parts)
     if not found:
         return np.zeros(shape, np.uint8), False, confidence
     # What cleaning removed must not come back when probabilities are interpolated; the structure around a speck may fill its place.
