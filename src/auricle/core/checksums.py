@@ -56,7 +56,4 @@ def file_hash(path: Path) -> str:
 
 def hash_of(handle: IO[bytes]) -> str:
     """SHA-256 (hex) of what is left to read."""
-    whole = hashlib.sha256()
-    while part := handle.read(2**20):
-        whole.update(part)
-    return whole.hexdigest()
+    return hashlib.file_digest(handle, "sha256").hexdigest()  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,9 +58,9 @@ def run(config: ExportStage, out: Path) -> Path:
     if kind != "nnunet" and (config.dataset_id, config.name) != (ExportStage.dataset_id, ExportStage.name):
         raise InputError(f"--dataset-id and --name are an nnU-Net data set's, not for --format {kind}")
     target = dataset_folder(out, config.dataset_id, config.name) if kind == "nnunet" and out.suffix != ".zip" else out
-    _check_target(target, 0, config.overwrite)
+    _check_target(target, config.overwrite)
     write, size = _pairs(config, kind) if kind in get_args(PairFormat) else _model(config, kind)
-    _check_target(target, size * (2 if out.suffix == ".zip" else 1), config.overwrite)
+    check_output(target, size=size * (2 if out.suffix == ".zip" else 1), overwrite=config.overwrite)
     inside = dataset_name(config.dataset_id, config.name) if kind == "nnunet" else out.stem
     with _delivering(target, inside, config.overwrite) as folder:
         write(folder)
@@ -105,9 +106,9 @@ def _pairs(config: ExportStage, kind: Format) -> tuple[Callable[[Path], None], i
     return lambda folder: write(source, folder), source.bytes
 
 
-def _check_target(target: Path, size: int, overwrite: bool) -> None:
+def _check_target(target: Path, overwrite: bool) -> None:
     """As `check_output`; and what is overwritten must be an earlier export, whole, with nothing of the user's in it."""
-    check_output(target, size=size, overwrite=overwrite)
+    check_output(target, overwrite=overwrite)
     if not target.exists():
         return
     kept = "so it is not overwritten; choose another name"
@@ -115,7 +116,7 @@ def _check_target(target: Path, size: int, overwrite: bool) -> None:
         found = _hashes_of_zip(target) if target.suffix == ".zip" and target.is_file() else _hashes_of_folder(target)
     except OSError as error:
         raise InputError(f"{target}: cannot be read ({error}), {kept}") from None
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):  # damaged, locked, or of another compression
         found = None
     if found is None:
         raise InputError(f"{target}: is no earlier export (there is no {SUMS} in it), {kept}")
