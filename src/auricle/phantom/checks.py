@@ -183,7 +183,7 @@ def _volumes(heart: Hearts, targets: Mapping[str, float]) -> list[str]:
         low, high = s.volume_range_ml
         v = heart[s.key].ml
         if v > high or (v < low and not heart[s.key].cut):
-            found.append(f"{s.key} has {v:.{1 if v > 10 else 2}f} mL, outside {low:.0f} to {high:.0f}")
+            found.append(f"{s.key} has {v:.{1 if v >= 10 else 2}f} mL, outside {low:.0f} to {high:.0f}")
     for k, target in targets.items():
         if k in heart and not heart[k].cut and abs(heart[k].ml - target) > TARGET_SHARE * target + 1:
             found.append(f"{k} has {heart[k].ml:.1f} mL, {target:.1f} were asked for")

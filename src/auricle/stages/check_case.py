@@ -321,7 +321,7 @@ def _plausible(table: dict[str, dict[str, Any]]) -> list[Finding]:
             continue
         low, high = s.volume_range_ml
         if row["ml"] > high or (row["ml"] < low and not row["sides"]):
-            found.append(Finding("volume", f"{s.key} has {row['ml']:.{1 if row['ml'] > 10 else 2}f} mL, outside {low:g} to {high:g}"))
+            found.append(Finding("volume", f"{s.key} has {row['ml']:.{1 if row['ml'] >= 10 else 2}f} mL, outside {low:g} to {high:g}"))
         if row["mean_hu"] is not None and not TISSUE_HU[0] < row["mean_hu"] < TISSUE_HU[1]:
             found.append(Finding("intensity", f"{s.key} has {row['mean_hu']:.0f} HU on average: do scan and label map belong together?"))
     cut = {k: table[k]["sides"] for k in CHAMBERS if k in table and table[k]["sides"]}
