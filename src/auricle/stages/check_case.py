@@ -26,6 +26,7 @@ from auricle.data.preprocess import AIR_HU, label_to_grid, right_angled
 from auricle.data.reading import read_scan
 from auricle.data.volume_files import ending
 from auricle.phantom import check as anatomy_faults
+from auricle.stages.gate import kind_of
 
 Code = Literal[
     "file", "grid", "label", "reading", "orientation", "spacing", "view", "intensity", "structures", "volume", "anatomy",
@@ -282,8 +283,8 @@ def _structures(case: Case, small: Case, record: Record, found: list[Finding]) -
     faults = _faults(small)
     if oblique_degrees(small.affine) > OBLIQUE_DEGREES:
         # Left, front and above are told along the body's axes, and what the field of view cuts by the scan's grid.
-        kinds = {_kind(f) for f in faults}
-        faults = [f for f in _faults(_along_axes(small)) if _kind(f) in kinds]
+        kinds = {kind_of(f) for f in faults}
+        faults = [f for f in _faults(_along_axes(small)) if kind_of(f) in kinds]
     # Volumes are judged above, at the scan's own resolution.
     found += [Finding("anatomy", f) for f in faults if not re.match(r"\w+ has [\d.]+ mL, outside", f)]
 
@@ -293,10 +294,6 @@ def _faults(small: Case) -> list[str]:
     assert small.label is not None
     seen = np.bincount(small.label.ravel(), minlength=LABEL_COUNT)
     return anatomy_faults(around_labels(small), small.spacing, structures=tuple(s.key for s in STRUCTURES if seen[s.id]))
-
-
-def _kind(fault: str) -> str:
-    return re.sub(r"\d+(\.\d+)?", "#", fault)
 
 
 def _along_axes(case: Case) -> Case:

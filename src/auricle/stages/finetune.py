@@ -106,7 +106,7 @@ def run(config: FinetuneStage, out: Path) -> Path:
         train = mix(train, made, round(config.ratio * (len(labeled) + len(held_out))))
     if not len(train):
         raise InputError(f"--ratio {config.ratio:g} asks for no generated pair of {len(labeled) + len(held_out)} labeled cases: raise it")
-    learned = train.structures()
+    learned = (labeled if real else train).structures()
     if not least_parts(learned):
         told = ", ".join(learned) or "no structure"
         progress.notice(f"{config.cohort}: {told} alone is labeled, neither myocardium nor a chamber: `auricle segment` will find no heart with this")

@@ -124,11 +124,12 @@ def audited(verdict: Verdict, image: NDArray[Any], spacing: Spacing, audit: Audi
 
 def reasons(faults: Sequence[Sequence[str]]) -> dict[str, int]:
     """How many candidates show each kind of fault, most frequent first; numbers in a fault are written as ``#``."""
-    counts = Counter(kind for found in faults for kind in {_kind(f) for f in found})
+    counts = Counter(kind for found in faults for kind in {kind_of(f) for f in found})
     return dict(counts.most_common())
 
 
-def _kind(fault: str) -> str:
+def kind_of(fault: str) -> str:
+    """A fault without its numbers and limits."""
     kind = re.sub(r"(training case) \S+", r"\1 #", fault)
     kind = re.sub(r"\d+(\.\d+)?", "#", kind.split(":")[0])
     return re.sub(r", (outside|at most|at least).*", "", kind)
