@@ -13,9 +13,12 @@ from auricle.core.errors import InputError
 from auricle.core.processes import cores, each
 
 ENDLESS = """
+import signal
 import time
 from auricle.core.processes import each
 if __name__ == "__main__":
+    # A suite started in the background of a script has Ctrl-C ignored, and its children with it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for done in each(time.sleep, [0, 600, 600], 2):
         print("started", flush=True)
 """
