@@ -87,6 +87,11 @@ def test_volumes_that_make_no_sense_are_refused(text: str) -> None:
         Conditions(volume=(text,))
 
 
+def test_a_volume_is_asked_for_once() -> None:
+    with pytest.raises(ValueError, match="LAA is given twice"):
+        Conditions(volume=("LAA=12", "laa=20"))
+
+
 @pytest.mark.parametrize("values", [{"phase": 1.5}, {"phase": float("nan")}, {"location_mm": 1e3}, {"location_mm": float("nan")}])
 def test_numbers_out_of_range_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="--"):

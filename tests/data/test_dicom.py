@@ -187,6 +187,7 @@ def test_localizer_and_other_files_are_left_out(tmp_path: Path) -> None:
         ({"RescaleType": "MGML"}, "MGML"),
         ({"PixelSpacing": None}, "pixel spacing"),
         ({"PixelSpacing": [0, 0.5]}, "pixel spacing"),
+        ({"PixelSpacing": [500, 750]}, "750 x 500 x 2 mm is no CT voxel"),
         ({"ImagePositionPatient": None}, "without a position"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "orthogonal"),
         ({"SamplesPerPixel": 3}, "color"),
@@ -219,7 +220,7 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
             image, affine, _ = read_dicom(tmp_path)
         except InputError:
             continue
-        assert image.ndim == 3
+        assert image.shape == (5, 4, 6)
         assert np.isfinite(np.linalg.inv(affine)).all()
 
 
@@ -301,6 +302,13 @@ def test_the_patient_of_a_zip_is_known(tmp_path: Path) -> None:
     (folder / "._f.dcm").write_bytes(bytes(128) + b"DICM")
     shutil.make_archive(str(tmp_path / "a"), "zip", folder)
     assert dicom_files.patient_mark(tmp_path / "a.zip") == dicom_files.patient_mark(folder) is not None
+
+
+def test_a_zip_of_a_series_and_a_volume_is_refused(tmp_path: Path, files: Any) -> None:
+    files.write(series(tmp_path / "a", 2) / "old.nii.gz", np.zeros((3, 3, 3), np.int16), np.eye(4))
+    shutil.make_archive(str(tmp_path / "a"), "zip", tmp_path / "a")
+    with pytest.raises(InputError, match=r"a\.zip: holds DICOM images and a volume \(old\.nii\.gz\)"):
+        read_scan(tmp_path / "a.zip")
 
 
 def test_no_dicom(tmp_path: Path) -> None:

@@ -32,10 +32,12 @@ def save(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> None:
     write_nifti(path, array, affine, dtype=array.dtype)
 
 
-def decathlon(folder: Path, names: dict[str, str], values: np.ndarray, modality: str = "CT") -> Path:
+def decathlon(
+    folder: Path, names: dict[str, str], values: np.ndarray, modality: str = "CT", cases: tuple[str, str] = ("la_003", "la_004")
+) -> Path:
     """A folder of the Medical Segmentation Decathlon with two cases."""
     training = []
-    for name in ("la_003", "la_004"):
+    for name in cases:
         save(folder / "imagesTr" / f"{name}.nii.gz", image(sum(map(ord, name))))
         save(folder / "labelsTr" / f"{name}.nii.gz", values)
         (folder / "imagesTr" / f"._{name}.nii.gz").write_bytes(b"what macOS leaves")
@@ -45,9 +47,10 @@ def decathlon(folder: Path, names: dict[str, str], values: np.ndarray, modality:
     return folder
 
 
-def test_decathlon(tmp_path: Path) -> None:
-    pairs = find_pairs(decathlon(tmp_path, {"0": "background", "1": "left atrium", "2": "myocardium"}, label() % 3))
-    assert [p.id for p in pairs] == ["la_003", "la_004"]
+@pytest.mark.parametrize("cases", [("la_003", "la_004"), ("la_0003", "la_0004")])
+def test_decathlon(tmp_path: Path, cases: tuple[str, str]) -> None:
+    pairs = find_pairs(decathlon(tmp_path, {"0": "background", "1": "left atrium", "2": "myocardium"}, label() % 3, cases=cases))
+    assert [p.id for p in pairs] == list(cases)
     case, _ = read_pair(pairs[0])
     assert np.array_equal(case.label, np.array([0, ID["LA"], ID["MYO"]])[label() % 3])
 
@@ -63,6 +66,16 @@ def test_decathlon_of_mr_or_with_lost_or_foreign_files_is_refused(tmp_path: Path
     facts["training"][0]["image"] = "../la_003.nii.gz"
     (folder / "dataset.json").write_text(json.dumps(facts))
     with pytest.raises(InputError, match="not a volume file of this folder"):
+        find_pairs(folder)
+
+
+def test_two_cases_of_one_name_are_refused(tmp_path: Path) -> None:
+    folder = decathlon(tmp_path, {"1": "left atrium"}, label() % 2, cases=("a", "b"))
+    for kind in ("images", "labels"):
+        (folder / f"{kind}Tr" / "sub").mkdir()
+        (folder / f"{kind}Tr" / "b.nii.gz").rename(folder / f"{kind}Tr" / "sub" / "A.nii.gz")
+    (folder / "dataset.json").write_text((folder / "dataset.json").read_text().replace("Tr/b.", "Tr/sub/A."))
+    with pytest.raises(InputError, match=r"imagesTr/sub/A\.nii\.gz and .*imagesTr/a\.nii\.gz would both be the case a;"):
         find_pairs(folder)
 
 

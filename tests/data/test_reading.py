@@ -46,6 +46,7 @@ def test_float_that_is_whole_becomes_int16(tmp_path: Path) -> None:
         np.linspace(0, 1, 216),
         np.zeros(216),
         np.r_[np.full(16, -2048), np.linspace(0, 4095, 200)],
+        np.r_[np.full(100, -37), np.linspace(0, 4095, 116)],  # as splines fall below 0 beside edges
     ],
 )
 def test_values_that_are_not_hu(values: Any) -> None:
@@ -55,6 +56,10 @@ def test_values_that_are_not_hu(values: Any) -> None:
     out, notices = clean_hu(image, "x", not_hu=True)
     assert np.isclose(out.max(), values.max())
     assert "as you asked" in notices[0]
+
+
+def test_a_view_without_air_passes() -> None:
+    clean_hu(np.linspace(-110, 400, 216).reshape(6, 6, 6), "x")
 
 
 def test_plain_hu_pass() -> None:

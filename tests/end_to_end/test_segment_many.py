@@ -261,6 +261,18 @@ def test_the_digest_follows_all_that_a_scan_is_read_from(tmp_path: Path) -> None
         before = after
 
 
+def test_one_file_stands_for_its_series_in_the_digest(tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    for name, uid in (("a1", "1.2.3"), ("a2", "1.2.3"), ("b1", "1.2.8")):
+        dataset = pydicom.Dataset()
+        dataset.SeriesInstanceUID, dataset.SOPInstanceUID = uid, f"1.2.{ord(name[0])}{name[1]}"
+        dataset.SOPClassUID, dataset.file_meta = pydicom.uid.CTImageStorage, pydicom.dataset.FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        pydicom.dcmwrite(tmp_path / name, dataset, enforce_file_format=True)
+    first, second, other = (volume_files.content_digest(tmp_path / n, tmp_path / "out") for n in ("a1", "a2", "b1"))
+    assert first == second != other
+
+
 def test_lists_and_names(tmp_path: Path) -> None:
     """Paths start at the list's folder; the same file name in two folders gives two names; the output is no input."""
     write_scans(tmp_path / "x", ("p1/ct.nii.gz", "p2/ct.nii.gz"))

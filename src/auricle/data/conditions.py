@@ -72,6 +72,8 @@ class Conditions:
         found: dict[str, float] = {}
         for text in self.volume:
             key, _, number = text.partition("=")
+            if key.upper() in found:
+                raise ValueError(f"--volume: {key.upper()} is given twice")
             try:
                 found[key.upper()] = float(number)
             except ValueError:

@@ -15,7 +15,7 @@ from auricle.core.errors import InputError
 from auricle.core.memory import check_free
 from auricle.data.decoding import decode_apart
 from auricle.data.dicom_files import Slice, decode, scan_folder
-from auricle.data.geometry import LPS_TO_RAS, MAX_AXIS, MAX_VOXELS, is_sheared
+from auricle.data.geometry import LPS_TO_RAS, MAX_AXIS, MAX_VOXELS, in_mm, is_sheared
 from auricle.data.preprocess import AIR_HU
 from auricle.data.voxels import SCAN_BYTES
 
@@ -113,7 +113,7 @@ def _check_alike(slices: list[Slice], folder: Path) -> None:
     sizes = sorted({s.shape for s in slices})
     if len(sizes) > 1:
         each = ", ".join(f"{r}x{c} ({sum(s.shape == (r, c) for s in slices)} images)" for r, c in sizes)
-        raise InputError(f"{folder}: the series mixes matrix sizes {each}; keep one kind in the folder or give --series")
+        raise InputError(f"{folder}: the series mixes matrix sizes {each}; keep one kind in the folder")
     (rows, columns), = sizes
     if max(rows, columns) > MAX_AXIS or rows * columns * len(slices) > MAX_VOXELS:
         claim = f"{rows} x {columns} x {len(slices)}"
@@ -183,8 +183,7 @@ def _affine(slices: list[Slice], folder: Path) -> NDArray[np.float64]:
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     if abs(np.linalg.det(axes)) < 0.5:
         raise InputError(f"{folder}: the slices run almost within their own plane; the positions are damaged")
-    ras: NDArray[np.float64] = LPS_TO_RAS @ affine
-    return ras
+    return in_mm(LPS_TO_RAS @ affine, "mm", folder)[0]
 
 
 def _pixels(slices: list[Slice]) -> tuple[NDArray[Any], list[str]]:

@@ -50,6 +50,11 @@ def find_pairs(path: Path, *, label_map: Mapping[int, int] | None = None) -> lis
         pairs = with_table(layout_of(path).pairs(path, label_map), path / "patients.csv")
     if not pairs:
         raise InputError(f"{path}: no scans found")
+    known: dict[str, PairPath] = {}
+    for pair in pairs:
+        # Small letters: on many disks A and a are one file.
+        if (first := known.setdefault(pair.id.casefold(), pair)) is not pair:
+            raise InputError(f"{path}: {first.image} and {pair.image} would both be the case {pair.id}; rename one of them")
     return sorted(pairs, key=lambda p: p.id)
 
 

@@ -172,10 +172,14 @@ def _inside(path: Path, name: Any) -> Path:
 
 def _is_decathlon(path: Path) -> bool:
     """Whether dataset.json lists files that are there under these names; that of nnU-Net 1 lists them without _0000."""
-    if not (path / "dataset.json").is_file() or not (path / "imagesTr").is_dir() or any(_channel(p) for p in (path / "imagesTr").iterdir()):
+    if not (path / "dataset.json").is_file() or not (path / "imagesTr").is_dir():
         return False
     listed = read_facts(path / "dataset.json").get("training")
-    return isinstance(listed, list) and bool(listed)
+    if not isinstance(listed, list) or not listed:
+        return False
+    names = (e.get("image") for e in listed if isinstance(e, dict))
+    # A case may be called heart_0003, too. Where no file is there, something is said of the files by name.
+    return any(isinstance(n, str) and (path / n).is_file() for n in names) or not any(_channel(p) for p in (path / "imagesTr").iterdir())
 
 
 def _mm_whs_folder(path: Path) -> Path:

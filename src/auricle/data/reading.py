@@ -94,6 +94,8 @@ def _zipped(path: Path, series: str | None, assume: str | None, index: int | Non
         if len(volumes) > 1:
             names = ", ".join(str(p.relative_to(folder)) for p in volumes[:8])
             raise InputError(f"{path}: holds {len(volumes)} volumes ({names}); unpack it and choose one")
+        if volumes and any(p.is_file() and p not in volumes and is_dicom(p) for p in folder.rglob("*")):
+            raise InputError(f"{path}: holds DICOM images and a volume ({volumes[0].relative_to(folder)}); unpack it and choose one")
         try:
             image, affine, notices = _any(volumes[0] if volumes else folder, series, assume, index)
         except InputError as error:
@@ -112,7 +114,7 @@ def clean_hu(image: NDArray[Any], name: str, *, not_hu: bool = False) -> tuple[N
     """
     low, high, padded = _range(image)
     notices = []
-    if low >= 0 or high - low < 300:
+    if low >= 0 or high - low < 300 or (low > -200 and not _shows_fat(image)):
         message = f"{name}: values {low:g}..{high:g} are not HU (air is -1000, water 0, bone above 300)"
         if not not_hu:
             raise InputError(f"{message}; if they are meant, give --not-hu")
@@ -144,6 +146,11 @@ def _converted(image: NDArray[Any]) -> tuple[NDArray[Any], int]:
 def _whole(part: NDArray[Any]) -> bool:
     inside = np.clip(part, AIR_HU, MAX_HU).astype(np.float32)
     return np.array_equal(np.rint(inside), inside)
+
+
+def _shows_fat(image: NDArray[Any]) -> bool:
+    """Whether a ten-thousandth of the voxels is darker than water by 50: what is less, interpolation leaves beside edges."""
+    return sum(int(np.count_nonzero(part < -50)) for part in slabs(image)) >= 1e-4 * image.size
 
 
 def _range(image: NDArray[Any]) -> tuple[float, float, int]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auricle.core.errors import InputError
-from auricle.data.dicom_files import is_dicom
+from auricle.data.dicom_files import is_dicom, series_of
 from auricle.data.meta_files import read_metaimage
 from auricle.data.nifti import read_nifti
 from auricle.data.nrrd_files import read_nrrd
@@ -55,15 +55,17 @@ def content_digest(path: Path, without: Path) -> str:
     """SHA-256 of the bytes that a scan is read from, with the names of files where there are several.
 
     Of a folder these are its DICOM files but for what lies in the folder `without`, where results go; of a header its voxels too; of one DICOM file
-    those of its folder.
+    those of its folder, and which series it stands for.
     """
     folder = path if path.is_dir() else path.parent
-    if path.is_file() and scan_ending(path):
-        files = files_of(path)
-    else:
+    whole = hashlib.sha256()
+    if path.is_dir() or path.name == "DICOMDIR" or (scan_ending(path) is None and is_dicom(path)):
         results = without.absolute()
         files = [p for p in files_of(folder) if results not in p.absolute().parents and is_dicom(p)]
-    whole = hashlib.sha256()
+        if path.is_file() and path.name != "DICOMDIR":
+            whole.update(f"{series_of(path)}\0".encode())
+    else:
+        files = files_of(path)
     for file in files:
         name = "" if files == [path] else file.relative_to(folder)
         whole.update(os.fsencode(f"{name}\0{file.stat().st_size}\0"))

@@ -265,7 +265,7 @@ def resolve_model(folder: Path | None) -> Path:
     """
     if folder is None:
         return DEFAULT_MODEL
-    if folder.suffix == ".zip" and folder.is_file():
+    if folder.suffix.lower() == ".zip" and folder.is_file():
         raise InputError(f"--model {folder}: unpack it first and name the folder that is in it")
     for candidate in (folder, folder / "models", *(folder / "finetune" / arm for arm in ("ours-plus", "ours", "baseline"))):
         if (candidate / "model.json").exists():
@@ -300,7 +300,7 @@ def _source(scan: Path, series: str | None) -> Iterator[SourceImages]:
         raise InputError(f"{scan}: no such file or folder")
     if scan.is_dir() or scan.name == "DICOMDIR":
         yield source_images(scan if scan.is_dir() else scan.parent, series)
-    elif scan.suffix == ".zip":
+    elif volume_files.scan_ending(scan) == ".zip":
         with unpacked(scan) as folder:
             if any(volume_files.ending(p) for p in folder.rglob("*")):
                 what = "must refer to the images of a DICOM series, and this archive holds a volume file"
