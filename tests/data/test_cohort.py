@@ -233,7 +233,7 @@ def test_too_few_cases_are_refused(tmp_path: Path, cases: list[Case]) -> None:
 
 def test_label_maps_are_parsed() -> None:
     assert parse_label_map("500=LV, 600=rv,7=0") == {500: ID["LV"], 600: ID["RV"], 7: 0}
-    for bad in ("LV", "1=XX", "a=LV", ""):
+    for bad in ("LV", "1=XX", "a=LV", "", "1=LV,1=RV", "0=LV"):
         with pytest.raises(ValueError, match="--label-map"):
             parse_label_map(bad)
 

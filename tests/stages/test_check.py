@@ -170,7 +170,6 @@ def moved(row: int, column: int, by: float) -> Any:
         (lambda i, l, a: (i, l[:-1], moved(1, 3, 7.0)), "grid", "shape 71 x 72 x 72 and 72 x 72 x 72; origin, 7 mm apart"),
         (lambda i, l, a: (i, l + 20, a), "label", "have no structure"),
         (lambda i, l, a: (i, l.astype(np.float32) * 1.01, a), "label", "labels are whole numbers"),
-        (lambda i, l, a: (i, l * 0, a), "label", "nothing is labeled"),
         (lambda i, l, a: (np.where(i > 3000, np.nan, i.astype(np.float32)) * np.where(l == 3, np.nan, 1), l, a), "file", "not finite numbers"),
         (lambda i, l, a: (np.where(l == 3, np.inf, i.astype(np.float32)), l, a), "file", "not finite numbers"),
         (lambda i, l, a: (i + 1024, l, a), "file", "are not HU"),
@@ -186,6 +185,7 @@ def test_refusals(clean: Path, tmp_path: Path, change: Change, code: str, text: 
     ("change", "code", "text"),
     [
         (without("LAA"), "structures", "no voxels of LAA"),
+        (lambda i, l, a: (i, l * 0, a), "label", "nothing is labeled"),
         (lambda i, l, a: (np.where(i < -1000, -3024, i).astype(np.int16), l, a), "reading", "lie outside the field of view"),
         (lambda i, l, a: (np.maximum(i, -400), l, a), "intensity", "no air: the least value is -400 HU"),
         (lambda i, l, a: (np.where(abs(i) < 250, -700, i).astype(np.int16), l, a), "intensity", "are these HU?"),
@@ -238,6 +238,8 @@ def test_the_check_and_the_readers_agree_on_what_is_one_grid(clean: Path, tmp_pa
             read_pair(find_pairs(folder)[0])
         except InputError:
             assert not fits
+        else:
+            assert fits
 
 
 def test_damaged_files_are_told_both(clean: Path, cohort: Path) -> None:

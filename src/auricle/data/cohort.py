@@ -97,6 +97,8 @@ def parse_label_map(text: str) -> dict[int, int]:
         value, _, key = (p.strip() for p in part.partition("="))
         if not value.isdigit() or (key != "0" and key.upper() not in ID):
             raise ValueError(f"--label-map: {part!r} is not VALUE=STRUCTURE with a structure of {', '.join(ID)}, or 0 to drop the value")
+        if int(value) == 0 and key != "0":
+            raise ValueError(f"--label-map: {part!r} gives the value 0 a structure, and 0 is always background")
         if int(value) in result:
             raise ValueError(f"--label-map: the value {int(value)} is given twice")
         result[int(value)] = 0 if key == "0" else ID[key.upper()]
@@ -198,7 +200,8 @@ class FolderCohort:
             # Only vessels or the appendage are labeled: their middle is the best guess.
             center = heart_center(np.where(case.label > 0, ID["LV"], 0).astype(np.uint8), case.affine)
         if center is None:
-            raise InputError(f"{pair.label}: nothing is labeled, so the heart cannot be found")
+            notices = [*notices, f"{pair.label}: nothing is labeled; the case is taken for a scan without a heart, and its middle is kept"]
+            center = (case.affine @ np.array([*((n - 1) / 2 for n in case.label.shape), 1.0]))[:3]
         return window(case, center, grid), notices
 
 

@@ -275,7 +275,7 @@ def _structures(case: Case, small: Case, record: Record, found: list[Finding]) -
             table[s.key] = {"ml": round(float(counts[s.id] * case.voxel_ml), 2), "mean_hu": mean, "sides": sides.get(s.key, "")}
     record |= {"structures": table, "missing": [k for k in KEYS if k not in table]}
     if not table:
-        found.append(Finding("label", f"{record['label']}: nothing is labeled, so the heart cannot be found; remove the case", True))
+        found.append(Finding("label", f"{record['label']}: nothing is labeled: if the scan shows a heart, remove the case or label it"))
         return
     if record["missing"]:
         found.append(Finding("structures", f"no voxels of {', '.join(record['missing'])}"))

@@ -81,12 +81,16 @@ def score(
 
 
 def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over cases per structure and their mean; misses are counted, and have Dice and NSD 0 but no HD95."""
+    """Means over cases per structure and their mean; misses are counted, and have Dice and NSD 0 but no HD95.
+
+    Structures that neither map has have no values; `absent` counts the cases.
+    """
     summary: dict[str, Any] = {"cases": len({r["case"] for r in rows})}
     for metric in ("dice", "hd95_mm", "nsd"):
         by_case = [{k: next(r[metric] for r in rows if r["case"] == c and r["structure"] == k) for k in KEYS} for c in {r["case"]: 0 for r in rows}]
         summary[metric] = overlap.average(by_case)
     summary["missed"] = {k: sum(r["missed"] for r in rows if r["structure"] == k) for k in KEYS}
+    summary["absent"] = {k: sum(r["dice"] is None for r in rows if r["structure"] == k) for k in KEYS}
     return summary
 
 
