@@ -292,6 +292,25 @@ def test_a_zip_file_holds_the_same_folder(generated: Path, tmp_path: Path) -> No
     assert names(tmp_path) == ["generated", "out", "out.zip", "unpacked"]
 
 
+def test_a_zip_file_is_packed_where_the_next_export_clears_up(generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kill leaves in the middle of packing."""
+    left = []
+
+    def killed(folder: Path, inside: str, target: Path) -> None:
+        target.write_bytes(b"half")
+        left.extend(p for p in tmp_path.iterdir() if p.name != "generated")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(export, "_zip", killed)
+        send(generated, tmp_path / "out.zip")
+    assert len(left) == 1
+    (tmp_path / "out.zip").unlink()
+    # Of a process that is no more.
+    shutil.copytree(tmp_path / "generated", tmp_path / left[0].name.replace(str(os.getpid()), "4194399"))
+    send(generated, tmp_path / "out.zip")
+    assert names(tmp_path) == ["generated", "out.zip"]
+
+
 def test_what_exists_is_kept_unless_it_is_an_earlier_export(generated: Path, tmp_path: Path) -> None:
     out = send(generated, tmp_path / "out")
     with pytest.raises(InputError, match="exists already"):

@@ -1,5 +1,6 @@
 """Hand a segmenter or pairs of images and label maps to others, as one folder or zip file that is there whole or not at all."""
 
+import os
 import shutil
 import zipfile
 import zlib
@@ -159,11 +160,14 @@ def _delivering(target: Path, inside: str, overwrite: bool) -> Iterator[Path]:
                 yield folder
                 _finish(folder)
             return
-        with scratch_folder(target.with_suffix("")) as folder:
+        with scratch_folder(target.with_suffix("")) as scratch:
+            (folder := scratch / "content").mkdir()
             yield folder
             _finish(folder)
-            with atomic_path(target) as temporary:
+            # Packed within the folder that the next process clears up, should this one be killed.
+            with atomic_path(scratch / target.name) as temporary:
                 _zip(folder, inside, temporary)
+            os.replace(scratch / target.name, target)
     except FileExistsError:
         raise InputError(f"{target}: another process made it just now") from None
     except OSError as error:

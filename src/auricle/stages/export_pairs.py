@@ -72,7 +72,7 @@ def _generated(folder: Path) -> Source:
         progress.notice(f"{folder}: {len(everything) - len(kept)} of {len(everything)} pairs are left out as copies of training cases")
     if not kept:
         raise InputError(f"{folder}: every pair is a copy of a training case; train the generator longer or on more cases")
-    audited = all(table["pairs"][i].get("nearest") is not None for i in kept)
+    audited = all(table["pairs"][i].get("audited", table["pairs"][i].get("nearest") is not None) for i in kept)
     if not audited:
         progress.notice(f"{folder}: was generated without a cohort or gate, so that nobody has looked for copies of training cases")
     asked = _conditions(table.get("asked", {}))

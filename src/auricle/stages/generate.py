@@ -327,7 +327,7 @@ def describe(candidate: Candidate, maker: Maker) -> dict[str, Any]:
         match = {"case": maker.audit.ids[v.match.index], **{k: x for k, x in to_json(v.match).items() if k != "index"}}
     return {
         "id": candidate.name, "requested": candidate.requested.describe(), "faults_before": v.faults_before, "faults": v.faults,
-        "copy": v.copy, "nearest": match, "complete": anatomy.is_complete(v.label, voxel_ml, maker.model.structures),
+        "copy": v.copy, "audited": v.match is not None, "nearest": match, "complete": anatomy.is_complete(v.label, voxel_ml, maker.model.structures),
         "speck_share_before": candidate.specks, "speck_share": anatomy.speck_share(v.label, voxel_ml), "decoded_sd_hu": candidate.decoded,
         "volumes_ml": {k: round(x, 3) for k, x in anatomy.volumes_ml(v.label, voxel_ml).items()},
         "decoded_volumes_ml": {k: round(x, 3) for k, x in candidate.volumes_ml.items()},
