@@ -1,13 +1,9 @@
 """What writes and damages small scans lies with the benchmarks, which are not installed."""
 
 import importlib
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[2]))
 
 
 @pytest.fixture(scope="session")

@@ -250,9 +250,6 @@ def test_a_patch_is_an_exact_crop() -> None:
             windows = label.unfold(0, patch[0], 1).unfold(1, patch[1], 1).unfold(2, patch[2], 1)
             assert picked is not None
             found = (windows == picked).flatten(3).all(-1).nonzero()
-            if len(found) == 0:  # A focused patch may reach beyond the pair.
-                assert focus
-                continue
             corner = tuple(slice(int(c), int(c) + p) for c, p in zip(found[0], patch, strict=True))
             assert torch.allclose(moved, image[corner].float(), atol=0.2)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from auricle.core.errors import InputError
 from auricle.core.runs import Run, read_metrics
 from auricle.models.segmenter import Segmenter, SegmenterConfig
-from auricle.training import checkpoint
+from auricle.training import checkpoint, loop
 from auricle.training.ema import EMA
 from auricle.training.loop import FitConfig, Hardware, Plan, batch_indices, fit
 from auricle.training.muon import Muon, orthogonalize, split_parameters
@@ -58,7 +59,9 @@ def train(folder: Path, config: FitConfig, kill_at: int | None = None) -> tuple[
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, optimizer: str, ema: float | None) -> None:
     config = FitConfig(steps=23, batch_size=2, learning_rate=1e-2, schedule="one-cycle", validate_every=7, ema_decay=ema,
                        checkpoint_every=5, optimizer=optimizer)  # type: ignore[arg-type]  # fmt: skip
-    whole, _ = train(tmp_path / "whole", config)
+    whole, expected = train(tmp_path / "whole", config)
+    measured = read_metrics(tmp_path / "whole")
+    assert [r["step"] for r in measured] == [7, 14, 21, 23]
     for kill_at in (3, 9, 12):
         folder = tmp_path / f"broken{kill_at}"
         with pytest.raises(Killed):
@@ -67,8 +70,8 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, optimizer: str
             train(folder, config, 6)
         again, facts = train(folder, config)
         assert again == whole
-        assert facts["steps"] == 23
-        assert [r["step"] for r in read_metrics(folder)] == [7, 14, 21, 23]
+        assert facts == expected
+        assert read_metrics(folder) == measured
     untrained = Segmenter(SegmenterConfig(channels=(4, 8)), outputs=1)
     assert checkpoint.weights_hash(untrained.state_dict()) != whole
 
@@ -82,6 +85,52 @@ def test_early_stopping_keeps_the_best(tmp_path: Path) -> None:
     facts = fit(run, network, plan, FitConfig(steps=None, epochs=300, batch_size=2, patience=2), CPU, 0, "test")
     # An epoch of five items in batches of two is three steps; the fourth validation uses up the patience.
     assert facts == {"steps": 12, "best_step": 6, "error": 1.0, "stopped_early": True}
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_what_is_kept_is_what_was_validated_best_killed_or_not(tmp_path: Path, ema: float | None) -> None:
+    """The best lies in the middle, and what patience has used up is not forgotten; with averaged weights, these are validated and kept."""
+    scores = {7: 3.0, 14: 1.0, 21: 2.0, 28: 2.0, 35: 2.0}
+    config = FitConfig(steps=70, batch_size=2, learning_rate=1e-2, validate_every=7, patience=3, ema_decay=ema, checkpoint_every=5)
+
+    def once(folder: Path, kill_at: int | None, seen: dict[int, str]) -> dict[str, Any]:
+        def validate(network: nn.Module) -> dict[str, float]:
+            step = list(scores)[len(read_metrics(folder))]
+            seen[step] = checkpoint.weights_hash(network.state_dict())
+            return {"error": scores[step]}
+
+        run = Run(folder, "finetune", config, {})
+        run.begin()
+        torch.manual_seed(0)
+        network = Segmenter(SegmenterConfig(channels=(4, 8)), outputs=1)
+        facts = fit(run, network, replace(make_plan(kill_at), validate=validate), config, CPU, 0, "test")
+        return {**facts, "weights": checkpoint.weights_hash(network.state_dict())}
+
+    seen: dict[int, str] = {}
+    whole = once(tmp_path / "whole", None, seen)
+    assert whole == {"steps": 35, "best_step": 14, "error": 1.0, "stopped_early": True, "weights": seen[14]}
+    with pytest.raises(Killed):
+        once(tmp_path / "broken", 24, {})
+    assert once(tmp_path / "broken", None, {}) == whole
+    plain = tmp_path / "plain"
+    if ema:
+        config = replace(config, ema_decay=None)
+        assert once(plain, None, {})["weights"] != whole["weights"]
+
+
+def test_one_cycle_warms_up_and_ends_at_a_hundredth() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    config = FitConfig(steps=200, learning_rate=0.5, schedule="one-cycle")
+    rates = []
+    for step in range(200):
+        loop._set_rate([optimizer], config, step, 200)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[0] == pytest.approx(0.05)
+    assert max(rates) == rates[9] == pytest.approx(0.5, rel=0.01)
+    assert all(a > b for a, b in pairwise(rates[9:]))
+    assert rates[-1] == pytest.approx(0.005, rel=0.02)
+    loop._set_rate([optimizer], replace(config, schedule="constant"), 100, 200)
+    assert optimizer.param_groups[0]["lr"] == 0.5
 
 
 def test_the_bar_shows_the_loss_of_the_step_beside_the_best_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
