@@ -65,7 +65,7 @@ def main() -> None:
         features = np.stack([encode(encoder, image, label) for image, label in made])
         kernel = distribution.kernel_distance(features, real, scale)
         frechet[key] = distribution.frechet_distance(features, real, scale)
-        apart = ((latents[key] - latents[REFERENCE]) / maker.model.scale).square().mean().sqrt()
+        apart = ((latents[key] - latents[REFERENCE]).cpu() / maker.model.scale.cpu()).square().mean().sqrt()
         passing = np.mean([not check(label, maker.grid.spacing) for _, label in made])
         evaluations = 2 * steps - 1 if name == "heun" else steps
         rows.append([name, str(steps), str(evaluations), f"{kernel:.3f}", f"{frechet[key]:.1f}", f"{frechet[key] / frechet[REFERENCE]:.3f}",

@@ -19,9 +19,9 @@ def karras_sigmas(steps: int, sigma_max: float = math.inf, sigma_min: float = 0.
 def flow_sigmas(steps: int, sigma_max: float = math.inf, shift: float = 1.0, low: tuple[float, ...] = ()) -> Tensor:
     """Noise levels of a rectified flow at evenly spaced times, ``sigma = t / (1 - t)``, and a final zero, shape (steps + 1,).
 
-    The first lies at t = 0.999, or at `sigma_max` where that is lower. `shift` > 1 spends more steps at high noise (Esser et al. 2024,
-    equation 23). `low` are levels for the last steps, descending, taken where the even ones end at more than twice as much: from there straight
-    to zero a sample becomes the mean of what it may be, without fine detail.
+    The first lies at t = 0.999 before the shift, or at `sigma_max` where that is lower. `shift` > 1 spends more steps at high noise (Esser et al.
+    2024, equation 23). `low` are levels for the last steps, descending, taken where the even ones end at more than twice as much: from there
+    straight to zero a sample becomes the mean of what it may be, without fine detail.
     """
     for count in range(min(len(low), steps // 4), 0, -1):
         even = flow_sigmas(steps - count, sigma_max, shift)[:-1]

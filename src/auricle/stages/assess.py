@@ -139,7 +139,7 @@ def round_trip(stored: Mapping[str, Any], unseen: Surveyed) -> Flat:
 
 
 def gated(table: Mapping[str, Any]) -> Flat:
-    """Shares of candidates: before anything is repaired or rejected, after repair, and copies; specks of candidates and of kept pairs."""
+    """Shares of candidates: before anything is repaired or rejected, after repair, and copies; specks of kept pairs, before and after repair."""
     g, pairs = table["gate"], table["pairs"]
     return {
         "candidates": g["candidates"], "gate_pass_share": g["passed_before_repair"] / g["candidates"],

@@ -281,7 +281,7 @@ def _encode(encoder: Autoencoder, pairs: Pairs, index: int, view: int, config: D
     else:
         image, label = pairs.batch([index], config.augment, torch_generator(config.seed, "view", index, view))
     attributes = pairs.items[index].attributes
-    if view and (config.augment.timing or config.augment.even_probability):
+    if view and (config.augment.timing or config.augment.even_probability or config.augment.boost_probability):
         attributes = {k: v for k, v in attributes.items() if k != "contrast"}  # the view shows another
     met = conditions.measured(attributes, label[0].numpy(), pairs.grid.spacing, to_hu(image[0, 0].numpy()))
     device = next(encoder.parameters()).device
