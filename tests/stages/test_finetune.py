@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from auricle.core.errors import InputError
+from auricle.stages import finetune
 from auricle.stages.finetune import FinetuneStage
 
 PAIRS = Path("pairs")
@@ -21,5 +23,8 @@ def test_what_cannot_be_trained_is_refused(values: dict[str, Any], message: str)
         FinetuneStage(Path("cohort"), **values)
 
 
-def test_generated_pairs_alone_may_teach() -> None:
-    assert FinetuneStage(Path("cohort"), generated=PAIRS, real_weight=0).real_weight == 0
+def test_cases_that_are_held_out_or_tested_on_are_not_mixed_in(tiny_cohort: Path, tmp_path: Path) -> None:
+    """As those of the very cohort are, or of another split of its data."""
+    with pytest.raises(InputError, match=r"stops early or tests on its cases virtual-3-000\d; give another cohort"):
+        finetune.run(FinetuneStage(tiny_cohort, generated=tiny_cohort, ratio=1.0), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

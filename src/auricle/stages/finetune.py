@@ -22,7 +22,7 @@ from auricle.losses.segmentation import deep_supervision
 from auricle.metrics import overlap
 from auricle.models.segmenter import Segmenter, SegmenterConfig
 from auricle.stages.hearts import least_parts
-from auricle.stages.pairs import Grid, Pairs, Triple, check_focus, check_grid, cohort_pairs, generated_pairs
+from auricle.stages.pairs import Grid, Item, Pairs, Triple, check_focus, check_grid, cohort_pairs, generated_pairs
 from auricle.stages.pretrain import check_patch, hold_out
 from auricle.stages.weights import for_inference, load_state, read_model, save_model
 from auricle.training.loop import FitConfig, Hardware, Plan, fit
@@ -103,6 +103,9 @@ def run(config: FinetuneStage, out: Path) -> Path:
     real = len(train)
     if config.generated is not None:
         made = cohort_pairs(config.generated, "train") if _is_cohort(config.generated) else generated_pairs(config.generated)
+        if (seen := {_mark(i) for i in (held_out + cohort_pairs(config.cohort, "test")).items} & {_mark(i) for i in made.items}):
+            names = ", ".join(sorted(i.id for i in made.items if _mark(i) in seen)[:8])
+            raise InputError(f"--generated {config.generated}: {config.cohort} stops early or tests on its cases {names}; give another cohort")
         train = mix(train, made, round(config.ratio * (len(labeled) + len(held_out))))
     if not len(train):
         raise InputError(f"--ratio {config.ratio:g} asks for no generated pair of {len(labeled) + len(held_out)} labeled cases: raise it")
@@ -143,6 +146,11 @@ def labeled_pairs(config: FinetuneStage) -> tuple[Pairs, Pairs]:
     if not len(found[1]):
         raise InputError(f"{config.cohort} has no validation split: take --hold-out share")
     return found
+
+
+def _mark(item: Item) -> str:
+    """What a case is known by in any cohort: its content; of virtual patients the name says it."""
+    return str(item.attributes.get("content_sha256", item.id))
 
 
 def _is_cohort(folder: Path) -> bool:

@@ -229,7 +229,16 @@ def run(config: GenerateStage, out: Path) -> Path:
         "gate": summarize(records), "pairs": kept,
     })  # fmt: skip
     this.finish()
+    if config.gate:
+        progress.report(f"{out}: {_told(summarize(records))}")
     return out
+
+
+def _told(gate: dict[str, Any]) -> str:
+    """What the gate did, in a line."""
+    common = ", ".join(f"{kind} ({count})" for kind, count in list(gate["reasons"].items())[:3])
+    counts = f"{gate['passed']} of {gate['candidates']} candidates pass the gate ({gate['passed_before_repair']} are sound before any repair)"
+    return f"{counts}{f'; what the others show: {common}' if common else ''}"
 
 
 def load(config: GenerateStage) -> Maker:
