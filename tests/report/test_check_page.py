@@ -11,6 +11,7 @@ from rich.console import Console
 from auricle.core.anatomy import KEYS, STRUCTURES
 from auricle.report import check_page
 from auricle.report.check_page import terminal, write_sheets
+from auricle.stages.check import fingerprint
 
 
 def finding(severity: str, text: str = "something", code: str = "anatomy", **more: Any) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def result(cases: list[dict[str, Any]], findings: list[dict[str, Any]] | None = 
     return {
         "settings": {"quick": quick}, "findings": findings or [], "cases": cases, "needs": None,
         "summary": {"cases": len(cases), "labeled": len(cases), "patients": len(cases), **count, "bytes": 2**30, "empty_labels": 0,
-                    "structures": structures},
+                    "structures": structures, "fingerprint": fingerprint(cases)},
     }  # fmt: skip
 
 

@@ -97,6 +97,7 @@ def test_files_are_strict_json_and_a_row_a_case(checked: Path) -> None:
     assert (result["version"], list(result)) == (1, ["version", "auricle", "settings", "summary", "findings", "cases", "needs"])
     assert list(result["summary"]) == [
         "cases", "labeled", "patients", "refused", "notice", "clean", "refusals", "notices", "empty_labels", "structures", "axes", "bytes",
+        "fingerprint",
     ]  # fmt: skip
     assert set(result["cases"][0]) == {
         "id", "patient", "verdict", "image", "label", "bytes", "shape", "spacing_mm", "axes", "oblique_degrees", "hu", "structures", "missing",
@@ -105,6 +106,24 @@ def test_files_are_strict_json_and_a_row_a_case(checked: Path) -> None:
     rows = list(csv.DictReader(io.StringIO((checked / "check.csv").read_text(encoding="utf-8"))))
     assert [r["id"] for r in rows] == [c["id"] for c in result["cases"]]
     assert float(rows[0]["LV_ml"]) == result["cases"][0]["structures"]["LV"]["ml"]
+
+
+def test_the_fingerprint_is_along_the_patients_axes() -> None:
+    def record(axes: str | None, shape: list[int], spacing: list[float], ml: float | None) -> dict[str, Any]:
+        structures = None if ml is None else {"LV": {"ml": ml, "mean_hu": None if ml > 100 else 10 * ml}}
+        return {"axes": axes, "shape": shape, "spacing_mm": spacing, "structures": structures}
+
+    cases = [
+        record("LPS", [10, 20, 30], [1.0, 2.0, 3.0], 50.0), record("SAR", [60, 40, 20], [2.0, 2.0, 1.0], 150.0),
+        record("IRP", [90, 30, 60], [1.0, 1.0, 2.0], None), record(None, [], [], None),
+    ]  # fmt: skip
+    found = check.fingerprint(cases)
+    assert found["shape"] == {"least": [10, 20, 30], "median": [20, 40, 60], "most": [30, 60, 90]}
+    assert found["spacing_mm"] == {"least": [1.0, 2.0, 1.0], "median": [1.0, 2.0, 2.0], "most": [1.0, 2.0, 3.0]}
+    assert found["extent_mm"] == {"least": [10, 40, 90], "median": [20, 80, 90], "most": [30, 120, 120]}
+    assert found["structures"]["LV"] == {"ml": {"least": 50, "median": 100, "most": 150}, "mean_hu": dict.fromkeys(("least", "median", "most"), 500)}
+    assert found["structures"]["PA"] == {"ml": None, "mean_hu": None}
+    assert check.fingerprint([])["shape"] is None
 
 
 def test_workers_change_nothing(clean: Path, checked: Path, tmp_path: Path) -> None:

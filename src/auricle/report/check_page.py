@@ -67,6 +67,10 @@ def summary(result: Result) -> list[str]:
     if seen:
         lacking = ", ".join(f"{k} {v['missing']}" for k, v in s["structures"].items() if v["missing"])
         lines.append(f"missing structures: {lacking or 'none'}; empty label maps: {s['empty_labels']}")
+    if (spacing := s["fingerprint"]["spacing_mm"]) is not None:
+        voxels = " x ".join(f"{v:g}" for v in s["fingerprint"]["shape"]["median"])
+        least, median, most = (" x ".join(f"{v:.3g}" for v in spacing[k]) for k in ("least", "median", "most"))
+        lines.append(f"in the median {voxels} voxels of {median} mm ({least} to {most})")
     if needs is not None:
         lines.append(f"prepared: {needs['prepared_gib']:g} GiB on disk, {needs['prepare_gib_per_worker']:g} GiB of memory a worker; "
                      f"training: {needs['train_gib']:g} GiB of memory ({needs['train_stage']})")  # fmt: skip

@@ -14,7 +14,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
+from numpy.typing import NDArray
 
 from auricle import __version__
 from auricle.core import config as configs
@@ -240,9 +242,38 @@ def _result(config: CheckConfig, records: Sequence[Record], found: Sequence[dict
             "refused": counts["refused"], "notice": counts["notice"], "clean": counts["clean"], "refusals": severities["refused"],
             "notices": severities["notice"], "empty_labels": sum(not c["structures"] for c in shown), "structures": structures,
             "axes": dict(Counter(c["axes"] for c in cases if c["axes"] is not None)), "bytes": sum(c["bytes"] for c in cases),
+            "fingerprint": fingerprint([c for c in cases if c["verdict"] != "refused"]),
         },
         "findings": list(found), "cases": cases,
     }  # fmt: skip
+
+
+def fingerprint(cases: Sequence[Record]) -> dict[str, Any]:
+    """Least, median and most over `cases` of what a model grid is chosen by; None where no case shows it.
+
+    ``shape``, ``spacing_mm`` and ``extent_mm`` are along x (left to right), y and z of the patient, whatever the order of a file's axes;
+    ``structures`` holds ``ml`` and ``mean_hu`` of each structure over the cases that show it.
+    """
+    grids = []
+    for case in cases:
+        if case["axes"] is not None:
+            order = np.argsort([next(i for i, pair in enumerate(("LR", "PA", "IS")) if letter in pair) for letter in case["axes"]])
+            grids.append([np.array(case[name], float)[order] for name in ("shape", "spacing_mm")])
+    shape, spacing = (np.array([g[k] for g in grids]) for k in range(2))
+    found = [[(c["structures"] or {}).get(key, {}) for c in cases] for key in KEYS]
+    return {
+        "shape": _spread(shape), "spacing_mm": _spread(spacing), "extent_mm": _spread(shape * spacing),
+        "structures": {
+            key: {name: _spread(np.array([f[name] for f in own if f.get(name) is not None], float)) for name in ("ml", "mean_hu")}
+            for key, own in zip(KEYS, found, strict=True)
+        },
+    }  # fmt: skip
+
+
+def _spread(values: NDArray[np.float64]) -> dict[str, Any] | None:
+    if not len(values):
+        return None
+    return {name: np.round(f(values, axis=0), 3).tolist() for name, f in (("least", np.min), ("median", np.median), ("most", np.max))}
 
 
 def _row(case: Record) -> dict[str, Any]:
