@@ -310,8 +310,15 @@ def test_assess_writes_one_flat_object_and_its_page(run: Path, tmp_path: Path, c
     flat = read_json(root / "assessment.json")
     assert all(v is None or isinstance(v, int | float | str) for v in flat.values())
     wanted = {"label_dice_mean", "label_dice_LAA", "impossible_boundary_share", "speck_share", "image_rmse_hu", "noise_sd_hu", "gate_pass_share",
-              "texture_sd_ratio_blood", "texture_sd_ratio_myocardium", "texture_sd_ratio_fat", "copy_share", "volume_r"}  # fmt: skip
+              "texture_sd_ratio_blood", "texture_sd_ratio_myocardium", "texture_sd_ratio_fat", "copy_share", "volume_r",
+              "audit_recall_planted_generated", "nearest_donor_share"}  # fmt: skip
     assert wanted <= set(flat)
+    # Nothing was asked for, so the training cases give their conditions in turn.
+    train, pairs = cohort_pairs(root / "cohort", "train"), read_json(root / "generate" / "pairs.json")["pairs"]
+    assert [p["donor"] for p in pairs] == [train.items[k % len(train)].id for k in range(4)]
+    near = [p["nearest"]["case"] == p["donor"] for p in pairs if p["nearest"]]
+    assert flat["nearest_donor_share"] == (pytest.approx(sum(near) / len(near), abs=1e-6) if near else None)
+    assert flat["nearest_donor_chance"] == (pytest.approx(1 / len(train), abs=1e-6) if near else None)
     assert flat["pairs"] == 4
     assert flat["gate_pass_share"] == 0.0
     again = assess.run(root)

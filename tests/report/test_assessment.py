@@ -28,7 +28,8 @@ HOSTILE = "a|b \\| `c` *d* _e_ [f](g) <script>alert(1)<!-- &amp; $h$ ~~i~~"
 GOALS: dict[str, tuple[float | None, float | None]] = {
     "label_dice_mean": (0.98, None), "label_dice_LAA": (0.95, None), "image_rmse_over_noise": (None, 1.2), "gate_pass_share": (0.9, None),
     "speck_share": (None, 0.0002), "contrast_obeyed_share": (0.95, None), "metal_obeyed_share": (0.95, None), "copy_share": (None, 0.02),
-    "audit_recall_planted": (0.95, None), "audit_false_alarm_share": (None, 0.01), "location_r": (0.9, None), "volume_r": (0.9, None),
+    "audit_recall_planted": (0.95, None), "audit_recall_planted_generated": (0.95, None), "audit_false_alarm_share": (None, 0.01),
+    "location_r": (0.9, None), "volume_r": (0.9, None),
     **{f"volume_r_{k}": (0.9, None) for k in KEYS}, **{f"volume_mean_ratio_{k}": (0.9, 1.1) for k in KEYS},
     **{f"volume_sd_ratio_{k}": (0.75, 1.25) for k in KEYS}, **{f"texture_sd_ratio_{t}": (0.9, 1.1) for t in TISSUES},
     **{f"texture_peak_ratio_{t}": (0.85, 1.15) for t in TISSUES},

@@ -102,8 +102,12 @@ DISTRIBUTION = {
 MEMORY = {
     "copy_share": Measure("copies among candidates", "nearer to a training case than unseen cases come", high=0.02, digits=1, unit="%"),
     "audit_recall_planted": Measure("planted copies found", "the audit's recall on disguised training cases", low=0.95, digits=1, unit="%"),
+    "audit_recall_planted_generated": Measure(
+        "the same, once they are decoded and restored", "as generated pairs are", low=0.95, digits=1, unit="%"),
     "audit_false_alarm_share": Measure("false alarms", "test cases that the audit calls copies", high=0.01, digits=1, unit="%"),
     "copy_threshold": Measure("threshold", "score above which a pair is a copy"),
+    "nearest_donor_share": Measure("pairs nearest to the case that gave their conditions", "of kept pairs", digits=1, unit="%"),
+    "nearest_donor_chance": Measure("the same by chance", "one of all training cases", digits=1, unit="%"),
 }
 MEASURES = LABELS | IMAGES | GATE | VOLUMES | CORRELATIONS | DECODED | OBEYED | TEXTURE | DISTRIBUTION | MEMORY
 """Every number of ``assessment.json`` that is judged or shown with a unit, by its key."""

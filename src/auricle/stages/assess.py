@@ -1,16 +1,18 @@
 """How good is the generator of a run? Round trip, gate, volumes, texture, distribution, obedience and memorization, in one flat object."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from auricle.core import progress
 from auricle.core.anatomy import KEYS
+from auricle.core.config import from_json
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
 from auricle.core.runs import finished
@@ -18,12 +20,15 @@ from auricle.core.seeds import numpy_generator, torch_generator
 from auricle.data.augment import AugmentConfig
 from auricle.data.conditions import measured
 from auricle.data.intensity import IntensityConfig
+from auricle.data.labelcode import pack
 from auricle.data.preprocess import to_hu
 from auricle.metrics import anatomy, distribution, fidelity, memorization, obedience, texture
 from auricle.metrics.texture import Texture
 from auricle.models.features import PARTS, RandomEncoder
-from auricle.stages import gate
+from auricle.stages import gate, generate
+from auricle.stages.generate import GenerateStage, Maker
 from auricle.stages.pairs import Pairs, cohort_pairs, generated_pairs, network_units
+from auricle.stages.sampling import decode
 
 Flat = dict[str, Any]
 PLANTED = 60
@@ -73,7 +78,7 @@ def run(root: Path, seed: int = 0) -> Flat:
     flat |= textures(real, unseen, new, table)
     flat |= distances(real, unseen, new, seed)
     flat |= diversity(train, made, seed)
-    flat |= copies(folders["cohort"], table, seed)
+    flat |= copies(folders, table, seed)
     flat = {k: _plain(v) for k, v in flat.items()}
     write_json(root / "assessment" / "measures.json", measures(real, unseen, new, table))
     write_json(root / "assessment.json", flat)
@@ -254,23 +259,50 @@ def diversity(train: Pairs, made: Pairs, seed: int) -> Flat:
     return flat
 
 
-def copies(cohort: Path, table: Mapping[str, Any], seed: int) -> Flat:
-    """The share of copies among candidates, and how the audit does on planted copies and on test cases that it never saw."""
-    audited = gate.audit(cohort)
-    train, test = cohort_pairs(cohort, "train"), cohort_pairs(cohort, "test")
+def copies(folders: Mapping[str, Path], table: Mapping[str, Any], seed: int) -> Flat:
+    """The share of copies among candidates, and how the audit does on planted copies and on test cases that it never saw.
+
+    `_generated` are planted copies that go the way of a generated pair: through the autoencoder, and refined and restored like these. Where
+    pairs lie nearer to the training case whose conditions they were given than chance has it, conditions recall cases.
+    """
+    audited = gate.audit(folders["cohort"])
+    train, test = cohort_pairs(folders["cohort"], "train"), cohort_pairs(folders["cohort"], "test")
     accused = [memorization.is_copy(audited.match(*test.hu(i), test.grid.spacing), audited.threshold)
                for i in progress.track(range(len(test)), "audit: test cases", len(test))]  # fmt: skip
-    found = []
+    maker = _maker(folders)
+    found: dict[str, list[bool]] = {"": [], "_generated": []}
     chosen = numpy_generator(seed, "planted").permutation(len(train))[:PLANTED].tolist()
     for i in progress.track(chosen, "audit: planted copies", len(chosen)):
         image, label = train.batch([i], PLANT, torch_generator(seed, "planted", i))
-        match = audited.match(to_hu(image[0, 0].numpy()), label[0].numpy(), train.grid.spacing)
-        found.append(memorization.is_copy(match, audited.threshold) and match.index == i)
-    judged = any(p["nearest"] for p in table["pairs"])
+        plain = to_hu(image[0, 0].numpy()), label[0].numpy()
+        again = _as_generated(maker, image, label, train.items[i].attributes.get("metal"), i)
+        for name, (hu, labels) in (("", plain), ("_generated", again)):
+            match = audited.match(hu, labels, train.grid.spacing)
+            found[name].append(memorization.is_copy(match, audited.threshold) and match.index == i)
+    audits = [p for p in table["pairs"] if p["nearest"]]
+    own = [p["nearest"]["case"] == p["donor"] for p in audits if p.get("donor")]
     return {
-        "copy_share": table["gate"]["copies"] / table["gate"]["candidates"] if judged else None, "copy_threshold": audited.threshold,
-        "audit_recall_planted": _share(found), "audit_false_alarm_share": _share(accused),
+        "copy_share": table["gate"]["copies"] / table["gate"]["candidates"] if audits else None, "copy_threshold": audited.threshold,
+        **{f"audit_recall_planted{name}": _share(hits) for name, hits in found.items()}, "audit_false_alarm_share": _share(accused),
+        "nearest_donor_share": _share(own), "nearest_donor_chance": 1 / len(train) if own else None,
     }  # fmt: skip
+
+
+def _maker(folders: Mapping[str, Path]) -> Maker:
+    """What made the pairs of the run, wherever the run lies now."""
+    config = from_json(GenerateStage, read_json(folders["generate"] / "config.json")["config"])
+    own = replace(config, autoencoder=folders["autoencoder"], diffusion=folders["diffusion"], cohort=None, gate=False)
+    beside = folders["autoencoder"].parent / "refiner"
+    return generate.load(replace(own, refiner=beside) if own.refiner is not None and beside.is_dir() else own)
+
+
+@torch.no_grad()
+def _as_generated(maker: Maker, image: Tensor, label: Tensor, metal: bool | None, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """A view (network units (1, 1, X, Y, Z), label map (1, X, Y, Z)) after the autoencoder, refined and restored: HU and label map (X, Y, Z)."""
+    device = next(maker.decoder.parameters()).device
+    mean, _ = maker.decoder.encode(image.to(device, memory_format=torch.channels_last_3d), pack(label.to(device)))
+    decoded = decode(maker.decoder, mean[0].contiguous(), maker.grid.spacing, maker.config.tile)
+    return maker.restored(decoded.image, decoded.label, metal, index), decoded.label
 
 
 def _rms(found: Sequence[Texture | None]) -> float | None:

@@ -118,6 +118,8 @@ class Candidate:
     specks: float
     """Share of specks before repair."""
     verdict: Verdict
+    donor: int | None
+    """Number of the training case whose conditions it was given."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,21 @@ class Maker:
         generators = [torch_generator(c.seed, "generate", i) for i in indices]
         return sample_latents(self.model, c.sampler, levels(c, self.model.parameterization), asked, generators, c.guidance, starts)
 
+    def restored(self, image: NDArray[Any], label: NDArray[np.uint8], metal: bool | None, index: int) -> NDArray[np.float32]:
+        """A decoded image (HU) as candidate `index` of that label map gets it back from refiner and restoration, where they are there."""
+        refined, seed = None, self.config.seed
+        if self.refiner is not None:
+            refined = self.refiner.refine(image, label, restoration.loudness(self.grains, seed, index), metal, seed, index)
+        return restoration.restore(image, label, self.grid.spacing, self.grains, seed, index, refined)
+
+    def donor(self, index: int) -> int | None:
+        """Number of the training case whose conditions candidate `index` is given; None where it is given none, or starts from one."""
+        c = self.config
+        if not c.complete or self.views is not None or not len(self.model.training):
+            return None
+        generator = torch_generator(c.seed, "conditions", index)
+        return conditions.donor(replace(c.conditions, location_mm=None), self.model.training, self.model.scales, index, generator)
+
     def _finish(self, index: int, asked: Conditions, latent: Tensor) -> Candidate:
         c, spacing = self.config, self.grid.spacing
         decoded = decode(self.decoder, latent, spacing, c.tile, asked if c.warp else None)
@@ -186,14 +203,14 @@ class Maker:
         image = timing.obey(image, label, spacing, asked.contrast, self.timings, c.seed, index)
         retimed = image is not decoded.image
         wanted = verdict.passed or not c.gate or self.restore_all
-        refined = None
-        if wanted and self.refiner is not None:
-            refined = self.refiner.refine(image, verdict.label, restoration.loudness(self.grains, c.seed, index), asked.metal, c.seed, index)
-        image = restoration.restore(image, verdict.label, spacing, self.grains if wanted else [], c.seed, index, refined)
+        if wanted:
+            image = self.restored(image, verdict.label, asked.metal, index)
+        else:
+            image = restoration.restore(image, verdict.label, spacing, [], c.seed, index)
         if self.audit is not None:
             verdict = gate.audited(verdict, image, spacing, self.audit)
         kept = np.rint(image).astype(np.int16)
-        return Candidate(self.name(index), asked, kept, before, decoded.volumes_ml, decoded.location_mm, retimed, specks, verdict)
+        return Candidate(self.name(index), asked, kept, before, decoded.volumes_ml, decoded.location_mm, retimed, specks, verdict, self.donor(index))
 
 
 def run(config: GenerateStage, out: Path) -> Path:
@@ -334,8 +351,9 @@ def describe(candidate: Candidate, maker: Maker) -> dict[str, Any]:
     match = None
     if v.match is not None and v.match.index >= 0 and maker.audit is not None:
         match = {"case": maker.audit.ids[v.match.index], **{k: x for k, x in to_json(v.match).items() if k != "index"}}
+    donor = maker.audit.ids[candidate.donor] if candidate.donor is not None and maker.audit is not None else None
     return {
-        "id": candidate.name, "requested": candidate.requested.describe(), "faults_before": v.faults_before, "faults": v.faults,
+        "id": candidate.name, "donor": donor, "requested": candidate.requested.describe(), "faults_before": v.faults_before, "faults": v.faults,
         "copy": v.copy, "audited": v.match is not None, "nearest": match, "complete": anatomy.is_complete(v.label, voxel_ml, maker.model.structures),
         "speck_share_before": candidate.specks, "speck_share": anatomy.speck_share(v.label, voxel_ml), "decoded_sd_hu": candidate.decoded,
         "volumes_ml": {k: round(x, 3) for k, x in anatomy.volumes_ml(v.label, voxel_ml).items()},
