@@ -304,7 +304,7 @@ def test_cleaning_drops_what_is_far_or_small() -> None:
 
 
 def test_the_segmenter_that_ships_segments_a_patient_it_never_saw() -> None:
-    """Without contrast agent as well as with it; on a grid that is not its own."""
+    """Without contrast agent as well as with it; on a grid that is not its own. In the abdomen below it finds no heart."""
     model = segment.resolve_model(None)
     assert (model / "model.safetensors").stat().st_size <= 8 * 2**20
     assert (model / "README.md").exists()
@@ -319,6 +319,13 @@ def test_the_segmenter_that_ships_segments_a_patient_it_never_saw() -> None:
         assert mean["mean"] is not None
         assert mean["mean"] > least
         assert mean["LAA"] is not None
+    below = virtual_patient(4711, 100, (96, 96, 24), (3.0, 3.0, 3.0), (0.0, 0.0, -115.0), pathology=False)
+    assert below.label is not None
+    assert not np.isin(below.label, [ID[k] for k in hearts.HEART]).any()
+    result = segment.segment(shipped, below)
+    assert not result.heart_found
+    assert result.case.label is not None
+    assert not result.case.label.any()
 
 
 def test_a_heart_that_the_field_of_view_cuts_is_segmented_and_said_to_be_partial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
