@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from auricle import recipes
 from auricle.core.case import Case
-from auricle.data.preprocess import ModelGrid, label_to_grid, labels_to_source, orient, to_grid
+from auricle.data.preprocess import ModelGrid, label_to_grid, labels_to_source, orient, to_grid, window
 from auricle.metrics import overlap
+from auricle.phantom import virtual_patient
 from auricle.phantom.anatomy import build_anatomy, shape_noise, warp
 from auricle.phantom.heart import build_heart
 from auricle.phantom.patient import draw_patient
@@ -105,3 +107,16 @@ def test_a_heart_keeps_its_shape_through_the_grid_of_the_segmenter_that_ships() 
     masks = [to_grid((label == k).astype(np.float32), affine, there, (n, n, n), outside=float(k == 0)) for k in range(9)]
     scores = overlap.dice(labels_to_source(np.stack(masks), there, (SIZE, SIZE, SIZE), affine), label)
     assert {k: v for k, v in scores.items() if v is None or v < 0.97} == {}
+
+
+def test_a_label_map_comes_back_from_the_papers_grid() -> None:
+    """Hard labels of a scan of 0.75 mm, its voxels not aligned with the grid. At 2 mm thin structures lose up to a tenth."""
+    case = virtual_patient(8, 1, (192, 192, 176), (0.75, 0.75, 0.75))
+    assert case.label is not None
+    center = (case.affine @ np.array([*((n - 1) / 2 for n in case.label.shape), 1.0]))[:3] + 0.37
+    for spacing, least in ((recipes.paper().cohort.spacing, 0.97), ((2.0, 2.0, 2.0), 0.9)):
+        x, y, z = (int(np.ceil((0.75 * n + 4) / s)) for n, s in zip(case.label.shape, spacing, strict=True))
+        there = window(case, center, ModelGrid((x, y, z), spacing))
+        assert there.label is not None
+        scores = overlap.dice(labels_to_source(there.label, there.affine, case.label.shape, case.affine), case.label)
+        assert {k: v for k, v in scores.items() if v is None or v < least} == {}

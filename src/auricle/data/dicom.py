@@ -92,7 +92,7 @@ def _choose(slices: list[Slice], series: str | None, folder: Path) -> tuple[list
         found = scans
     listing = "; ".join(str(s) for s in found)
     if series is None and len(found) > 1:
-        way_out = "choose one with --series UID or NUMBER (auricle segment), or give it a folder of its own"
+        way_out = "choose one with --series UID or NUMBER (auricle segment), name one of its files, or give it a folder of its own"
         raise InputError(f"{folder}: holds {len(found)} series; {way_out}: {listing}")
     wanted = found if series is None else [s for s in found if s.uid == series] or [s for s in found if s.number == series]
     if len(wanted) != 1:
