@@ -127,16 +127,6 @@ def test_scaling(tmp_path: Path) -> None:
     assert np.array_equal(none, volume())
 
 
-@pytest.mark.parametrize("at", [-8, -5, -3, -1])
-def test_wrong_checksum_or_length(tmp_path: Path, at: int) -> None:
-    path = saved(tmp_path / "a.nii.gz")
-    data = bytearray(path.read_bytes())
-    data[at] ^= 0x10
-    path.write_bytes(bytes(data))
-    with pytest.raises(InputError, match="damaged"):
-        read_nifti(path)
-
-
 def test_bytes_after_the_end(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.nii.gz")
     good = path.read_bytes()

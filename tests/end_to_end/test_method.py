@@ -127,19 +127,6 @@ def test_more_pairs_or_other_batches_keep_the_first_pairs(tiny: recipes.Recipe, 
         assert np.abs(few.astype(int) - many.astype(int)).max() <= 1
 
 
-def test_generation_resumes_after_a_kill(tiny: recipes.Recipe, whole: Path, tmp_path: Path) -> None:
-    out = tmp_path / "generate"
-    shutil.copytree(whole / "generate", out)
-    for name in ("done.json", "pairs.json", "labels/generated-3-0005.nii.gz", "candidates/generated-3-0005.json"):
-        (out / name).unlink()
-    before = (out / "labels" / "generated-3-0004.nii.gz").stat().st_mtime_ns
-    step = next(s for s in recipes.steps(tiny, whole, None, 3, Hardware(accelerator="cpu")) if s.name == "generate")
-    generate.run(step.config, out)
-    assert len(generated_pairs(out)) == len(generated_pairs(whole / "generate"))
-    assert (out / "labels" / "generated-3-0004.nii.gz").stat().st_mtime_ns == before
-    assert read_json(out / "pairs.json")["pairs"] == read_json(whole / "generate" / "pairs.json")["pairs"]
-
-
 def test_the_encoder_is_transferred_exactly_and_the_decoder_is_not(tiny: recipes.Recipe, whole: Path) -> None:
     from auricle.models.segmenter import Segmenter
 

@@ -480,7 +480,3 @@ def test_model_without_a_command_says_what_to_do(tmp_path: Path, scan: Path, cap
     with pytest.raises(SystemExit):
         cli.main(["segment", str(scan), "-o", str(tmp_path / "o"), "--model", str(tmp_path)])
     assert "auricle run" in capsys.readouterr().err
-
-
-def test_network_units_are_the_ones_of_training() -> None:
-    assert to_network(np.array([-2000.0, 0.0, 500.0, 3000.0])).tolist() == [-1.0, 0.0, 0.5, 1.0]
