@@ -239,12 +239,15 @@ def test_processes_share_the_work_and_a_killed_one_changes_nothing(study: Path, 
     assert workers[0].pid is not None
     os.kill(workers[0].pid, signal.SIGKILL)
     for worker in workers:
-        worker.join()
+        worker.join(timeout=300)
     assert [w.exitcode for w in workers[1:]] == [0, 0]
     run_steps(made.steps)
     collect(made.cells, "tiny", tmp_path / "study.csv")
     assert (tmp_path / "study.csv").read_bytes() == (study / "study.csv").read_bytes()
     assert not list(tmp_path.rglob("lock"))
+    measured = [[r["step"] for r in runs.read_metrics(p.parent)] for p in tmp_path.rglob("metrics.jsonl")]
+    assert measured
+    assert all(steps == sorted(set(steps)) for steps in measured)
 
 
 def test_a_finished_study_is_not_touched_again(study: Path, tiny: recipes.Recipe) -> None:
