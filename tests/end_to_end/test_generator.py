@@ -317,8 +317,9 @@ def test_assess_writes_one_flat_object_and_its_page(run: Path, tmp_path: Path, c
     train, pairs = cohort_pairs(root / "cohort", "train"), read_json(root / "generate" / "pairs.json")["pairs"]
     assert [p["donor"] for p in pairs] == [train.items[k % len(train)].id for k in range(4)]
     near = [p["nearest"]["case"] == p["donor"] for p in pairs if p["nearest"]]
-    assert flat["nearest_donor_share"] == (pytest.approx(sum(near) / len(near), abs=1e-6) if near else None)
-    assert flat["nearest_donor_chance"] == (pytest.approx(1 / len(train), abs=1e-6) if near else None)
+    assert near
+    assert flat["nearest_donor_share"] == pytest.approx(sum(near) / len(near), abs=1e-6)
+    assert flat["nearest_donor_chance"] == pytest.approx(1 / len(train), abs=1e-6)
     assert flat["pairs"] == 4
     assert flat["gate_pass_share"] == 0.0
     again = assess.run(root)

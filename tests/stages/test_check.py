@@ -22,7 +22,7 @@ from auricle.core.case import Case
 from auricle.core.errors import InputError
 from auricle.data.cohort import FolderData
 from auricle.data.folder import PairPath, find_pairs, read_pair
-from auricle.data.nifti import write_nifti
+from auricle.data.nifti import read_nifti, write_nifti
 from auricle.data.preprocess import label_to_grid, right_angled, to_grid
 from auricle.phantom import virtual_patient
 from auricle.report import check_page
@@ -124,6 +124,17 @@ def test_the_fingerprint_is_along_the_patients_axes() -> None:
     assert found["structures"]["LV"] == {"ml": {"least": 50, "median": 100, "most": 150}, "mean_hu": dict.fromkeys(("least", "median", "most"), 500)}
     assert found["structures"]["PA"] == {"ml": None, "mean_hu": None}
     assert check.fingerprint([])["shape"] is None
+
+
+def test_label_maps_that_all_show_nothing_are_refused(clean: Path, tmp_path: Path) -> None:
+    pairs = find_pairs(clean)
+    for pair in pairs[:4]:
+        assert pair.label is not None
+        shutil.copy(pair.image, tmp_path / f"{pair.id}.nii.gz")
+        values, affine, _ = read_nifti(pair.label)
+        write_nifti(tmp_path / f"{pair.id}_label.nii.gz", values * 0, affine, dtype=np.uint8)
+    found = check.run(CheckConfig(tmp_path))["findings"]
+    assert [f["text"] for f in found if f["severity"] == "refused"] == ["none of the 4 label maps shows a structure; is --label-map right?"]
 
 
 def test_workers_change_nothing(clean: Path, checked: Path, tmp_path: Path) -> None:

@@ -54,7 +54,8 @@ def find_pairs(path: Path, *, label_map: Mapping[int, int] | None = None) -> lis
     for pair in pairs:
         # Small letters: on many disks A and a are one file.
         if (first := known.setdefault(pair.id.casefold(), pair)) is not pair:
-            raise InputError(f"{path}: {first.image} and {pair.image} would both be the case {pair.id}; rename one of them")
+            both = f"{first.image} and {pair.image} would both be the case {pair.id}; rename one of them"
+            raise InputError(f"{path}: {both if first.image != pair.image else f'lists {pair.image} twice'}")
     return sorted(pairs, key=lambda p: p.id)
 
 

@@ -177,9 +177,11 @@ def _is_decathlon(path: Path) -> bool:
     listed = read_facts(path / "dataset.json").get("training")
     if not isinstance(listed, list) or not listed:
         return False
-    names = (e.get("image") for e in listed if isinstance(e, dict))
-    # A case may be called heart_0003, too. Where no file is there, something is said of the files by name.
-    return any(isinstance(n, str) and (path / n).is_file() for n in names) or not any(_channel(p) for p in (path / "imagesTr").iterdir())
+    # A case may be called heart_0003, too: image and label map have one name there, and other names with a channel.
+    pairs = [(e.get("image"), e.get("label")) for e in listed if isinstance(e, dict)]
+    there = [(a, b) for a, b in pairs if isinstance(a, str) and isinstance(b, str) and (path / a).is_file()]
+    alike = bool(there) and all(Path(a).name == Path(b).name for a, b in there)
+    return alike or not any(_channel(p) for p in (path / "imagesTr").iterdir())
 
 
 def _mm_whs_folder(path: Path) -> Path:

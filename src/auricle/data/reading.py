@@ -150,7 +150,7 @@ def _whole(part: NDArray[Any]) -> bool:
 
 def _shows_fat(image: NDArray[Any]) -> bool:
     """Whether a ten-thousandth of the voxels is darker than water by 50: what is less, interpolation leaves beside edges."""
-    return sum(int(np.count_nonzero(part < -50)) for part in slabs(image)) >= 1e-4 * image.size
+    return sum(int(np.count_nonzero((part <= -50) & (part >= AIR_HU))) for part in slabs(image)) >= 1e-4 * image.size
 
 
 def _range(image: NDArray[Any]) -> tuple[float, float, int]:

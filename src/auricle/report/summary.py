@@ -43,12 +43,12 @@ def stage_seconds(run: RunFolder) -> dict[str, float]:
 
 
 def training_volumes(run: RunFolder) -> dict[str, list[float]]:
-    """Volume in mL of every structure in every training case, within the model grid."""
+    """Volume in mL of every structure in every training case that shows one, within the model grid."""
     if run.cohort is None:
         return {k: [] for k in KEYS}
     voxel_ml = float(np.prod(run.cohort["spacing"])) / 1000.0
     counts = [np.bincount(run.case_label(c).ravel(), minlength=len(STRUCTURES) + 1) for c in run.case_ids("train")]
-    return {s.key: [float(n[s.id] * voxel_ml) for n in counts] for s in STRUCTURES}
+    return {s.key: [float(n[s.id] * voxel_ml) for n in counts if n[1:].any()] for s in STRUCTURES}
 
 
 def generated_volumes(run: RunFolder) -> dict[str, list[float]]:

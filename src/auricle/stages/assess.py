@@ -1,7 +1,7 @@
 """How good is the generator of a run? Round trip, gate, volumes, texture, distribution, obedience and memorization, in one flat object."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,27 @@ from torch import Tensor
 
 from auricle.core import progress
 from auricle.core.anatomy import KEYS
-from auricle.core.config import from_json
 from auricle.core.errors import InputError
 from auricle.core.files import read_json, write_json
 from auricle.core.runs import finished
 from auricle.core.seeds import numpy_generator, torch_generator
 from auricle.data.augment import AugmentConfig
-from auricle.data.conditions import measured
+from auricle.data.conditions import measured, metal_of
 from auricle.data.intensity import IntensityConfig
 from auricle.data.labelcode import pack
 from auricle.data.preprocess import to_hu
 from auricle.metrics import anatomy, distribution, fidelity, memorization, obedience, texture
 from auricle.metrics.texture import Texture
 from auricle.models.features import PARTS, RandomEncoder
-from auricle.stages import gate, generate
-from auricle.stages.generate import GenerateStage, Maker
+from auricle.stages import autoencoder as autoencoder_stage
+from auricle.stages import gate, restoration
+from auricle.stages import refiner as refiner_stage
+from auricle.stages.generate import restored
 from auricle.stages.pairs import Pairs, cohort_pairs, generated_pairs, network_units
 from auricle.stages.sampling import decode
 
 Flat = dict[str, Any]
+Through = Callable[[Tensor, Tensor, bool | None, int], tuple[NDArray[np.float32], NDArray[np.uint8]]]
 PLANTED = 60
 """Copies planted to test the audit."""
 PLANT = AugmentConfig(
@@ -66,8 +68,11 @@ def run(root: Path, seed: int = 0) -> Flat:
     table = read_json(folders["generate"] / "pairs.json")
     if "gate" not in table:
         raise InputError(f"{folders['generate']} was written by an earlier version: generate again")
-    train, test, made = cohort_pairs(folders["cohort"], "train"), cohort_pairs(folders["cohort"], "test"), generated_pairs(folders["generate"])
-    encoder = RandomEncoder()
+    train, test = (labeled(cohort_pairs(folders["cohort"], split)) for split in ("train", "test"))
+    if not len(test):
+        raise InputError(f"{folders['cohort']}: nothing is labeled in its test split, so that there is nothing to compare with")
+    made = generated_pairs(folders["generate"])
+    through, encoder = way_of(folders, table), RandomEncoder()
     real, unseen, new = (survey(p, n, encoder) for p, n in ((train, "training"), (test, "test"), (made, "generated")))
     flat: Flat = {"training_cases": len(train), "test_cases": len(test), "pairs": len(made), "seed": table["seed"], "sampler": table["sampler"],
                   "steps": table["steps"]}  # fmt: skip
@@ -78,7 +83,7 @@ def run(root: Path, seed: int = 0) -> Flat:
     flat |= textures(real, unseen, new, table)
     flat |= distances(real, unseen, new, seed)
     flat |= diversity(train, made, seed)
-    flat |= copies(folders, table, seed)
+    flat |= copies(folders, table, seed, through)
     flat = {k: _plain(v) for k, v in flat.items()}
     write_json(root / "assessment" / "measures.json", measures(real, unseen, new, table))
     write_json(root / "assessment.json", flat)
@@ -259,28 +264,28 @@ def diversity(train: Pairs, made: Pairs, seed: int) -> Flat:
     return flat
 
 
-def copies(folders: Mapping[str, Path], table: Mapping[str, Any], seed: int) -> Flat:
+def copies(folders: Mapping[str, Path], table: Mapping[str, Any], seed: int, through: Through | None) -> Flat:
     """The share of copies among candidates, and how the audit does on planted copies and on test cases that it never saw.
 
-    `_generated` are planted copies that go the way of a generated pair: through the autoencoder, and refined and restored like these. Where
-    pairs lie nearer to the training case whose conditions they were given than chance has it, conditions recall cases.
+    `_generated` are planted copies that go `through` what generated pairs come from; None where that is not there. Where pairs lie nearer to the
+    training case whose conditions they were given than chance has it, conditions recall cases. Cases without a label are left out.
     """
     audited = gate.audit(folders["cohort"])
-    train, test = cohort_pairs(folders["cohort"], "train"), cohort_pairs(folders["cohort"], "test")
+    train, test = (labeled(cohort_pairs(folders["cohort"], split)) for split in ("train", "test"))
     accused = [memorization.is_copy(audited.match(*test.hu(i), test.grid.spacing), audited.threshold)
                for i in progress.track(range(len(test)), "audit: test cases", len(test))]  # fmt: skip
-    maker = _maker(folders)
     found: dict[str, list[bool]] = {"": [], "_generated": []}
     chosen = numpy_generator(seed, "planted").permutation(len(train))[:PLANTED].tolist()
     for i in progress.track(chosen, "audit: planted copies", len(chosen)):
         image, label = train.batch([i], PLANT, torch_generator(seed, "planted", i))
-        plain = to_hu(image[0, 0].numpy()), label[0].numpy()
-        again = _as_generated(maker, image, label, train.items[i].attributes.get("metal"), i)
-        for name, (hu, labels) in (("", plain), ("_generated", again)):
+        planted = {"": (to_hu(image[0, 0].numpy()), label[0].numpy())}
+        if through is not None:
+            planted["_generated"] = through(image, label, metal_of(train.items[i].attributes), i)
+        for name, (hu, labels) in planted.items():
             match = audited.match(hu, labels, train.grid.spacing)
-            found[name].append(memorization.is_copy(match, audited.threshold) and match.index == i)
+            found[name].append(memorization.is_copy(match, audited.threshold) and audited.ids[match.index] == train.items[i].id)
     audits = [p for p in table["pairs"] if p["nearest"]]
-    own = [p["nearest"]["case"] == p["donor"] for p in audits if p.get("donor")]
+    own = [p["nearest"]["case"] == p["donor"] for p in audits if p.get("donor") in {i.id for i in train.items}]
     return {
         "copy_share": table["gate"]["copies"] / table["gate"]["candidates"] if audits else None, "copy_threshold": audited.threshold,
         **{f"audit_recall_planted{name}": _share(hits) for name, hits in found.items()}, "audit_false_alarm_share": _share(accused),
@@ -288,21 +293,36 @@ def copies(folders: Mapping[str, Path], table: Mapping[str, Any], seed: int) -> 
     }  # fmt: skip
 
 
-def _maker(folders: Mapping[str, Path]) -> Maker:
-    """What made the pairs of the run, wherever the run lies now."""
-    config = from_json(GenerateStage, read_json(folders["generate"] / "config.json")["config"])
-    own = replace(config, autoencoder=folders["autoencoder"], diffusion=folders["diffusion"], cohort=None, gate=False)
-    beside = folders["autoencoder"].parent / "refiner"
-    return generate.load(replace(own, refiner=beside) if own.refiner is not None and beside.is_dir() else own)
+def labeled(pairs: Pairs) -> Pairs:
+    """The pairs whose label map shows something."""
+    return pairs.take([i for i in range(len(pairs)) if pairs.hu(i)[1].any()])
 
 
-@torch.no_grad()
-def _as_generated(maker: Maker, image: Tensor, label: Tensor, metal: bool | None, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """A view (network units (1, 1, X, Y, Z), label map (1, X, Y, Z)) after the autoencoder, refined and restored: HU and label map (X, Y, Z)."""
-    device = next(maker.decoder.parameters()).device
-    mean, _ = maker.decoder.encode(image.to(device, memory_format=torch.channels_last_3d), pack(label.to(device)))
-    decoded = decode(maker.decoder, mean[0].contiguous(), maker.grid.spacing, maker.config.tile)
-    return maker.restored(decoded.image, decoded.label, metal, index), decoded.label
+def way_of(folders: Mapping[str, Path], table: Mapping[str, Any]) -> Through | None:
+    """What brings a view (network units (1, 1, X, Y, Z), label map (1, X, Y, Z), whether it shows metal, number) the way of the run's pairs: through
+    the autoencoder, and refined and restored like these, wherever the run lies now. HU and label map (X, Y, Z) come out.
+
+    None, with a notice, where their refiner is not there.
+    """
+    asked: dict[str, Any] = read_json(folders["generate"] / "config.json")["config"]
+    network, refiner = autoencoder_stage.load(folders["autoencoder"]), None
+    if wanted := table.get("refiner_sha256"):
+        places = [Path(asked["refiner"]), folders["autoencoder"].parent / "refiner"]
+        found = [p for p in places if (p / "model.json").is_file() and read_json(p / "model.json").get("sha256") == wanted]
+        if not found:
+            progress.notice(f"{places[0]}: the refiner of the pairs is not there, so planted copies are not refined like them and are left out")
+            return None
+        refiner = refiner_stage.load(found[0], folders["autoencoder"])
+    grains = restoration.load(folders["autoencoder"]) if asked.get("restore", True) else []
+
+    @torch.no_grad()
+    def through(image: Tensor, label: Tensor, metal: bool | None, index: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        device = next(network.parameters()).device
+        mean, _ = network.encode(image.to(device, memory_format=torch.channels_last_3d), pack(label.to(device)))
+        decoded = decode(network, mean[0].contiguous(), table["spacing"], asked.get("tile"))
+        return restored(decoded.image, decoded.label, table["spacing"], grains, refiner, metal, table["seed"], index), decoded.label
+
+    return through
 
 
 def _rms(found: Sequence[Texture | None]) -> float | None:

@@ -47,7 +47,7 @@ def _refusal(code: Code, text: str, cases: Sequence[str] = ()) -> CohortFinding:
 
 def across(records: Sequence[Record]) -> list[CohortFinding]:
     """Findings from comparing the cases; `records` have the key ``patient``."""
-    return [*_same(records), *_axes(records), *_outliers(records)]
+    return [*_unlabeled(records), *_same(records), *_axes(records), *_outliers(records)]
 
 
 def tables(data: Path, pairs: Sequence[PairPath], *, mapped: bool) -> list[CohortFinding]:
@@ -68,6 +68,13 @@ def tables(data: Path, pairs: Sequence[PairPath], *, mapped: bool) -> list[Cohor
     if (data / "patients.csv").is_file():
         found += _patients(data / "patients.csv", pairs)
     return found
+
+
+def _unlabeled(records: Sequence[Record]) -> Iterator[CohortFinding]:
+    """Label maps, and none that shows anything."""
+    known = [r for r in records if r.get("label") is not None and r["structures"] is not None]
+    if known and not any(r["structures"] for r in known):
+        yield _refusal("label", f"none of the {len(known)} label maps shows a structure; is --label-map right?")
 
 
 def _same(records: Sequence[Record]) -> Iterator[CohortFinding]:

@@ -103,10 +103,11 @@ def run(config: FinetuneStage, out: Path) -> Path:
     real = len(train)
     if config.generated is not None:
         made = cohort_pairs(config.generated, "train") if _is_cohort(config.generated) else generated_pairs(config.generated)
-        if (seen := {_mark(i) for i in (held_out + cohort_pairs(config.cohort, "test")).items} & {_mark(i) for i in made.items}):
-            names = ", ".join(sorted(i.id for i in made.items if _mark(i) in seen)[:8])
-            raise InputError(f"--generated {config.generated}: {config.cohort} stops early or tests on its cases {names}; give another cohort")
         train = mix(train, made, round(config.ratio * (len(labeled) + len(held_out))))
+        kept = {_mark(i) for i in (held_out + cohort_pairs(config.cohort, "test")).items}
+        if seen := sorted(i.id for i in train.items[real:] if _mark(i) in kept):
+            names = ", ".join(seen[:8])
+            raise InputError(f"--generated {config.generated}: {config.cohort} stops early or tests on its cases {names}; give another cohort")
     if not len(train):
         raise InputError(f"--ratio {config.ratio:g} asks for no generated pair of {len(labeled) + len(held_out)} labeled cases: raise it")
     learned = (labeled if real else train).structures()
@@ -141,10 +142,14 @@ def run(config: FinetuneStage, out: Path) -> Path:
 def labeled_pairs(config: FinetuneStage) -> tuple[Pairs, Pairs]:
     """Labeled cases to train on, and those where early stopping looks: never generated ones, which would flatter an arm that trained on such."""
     if config.hold_out == "share":
-        return hold_out(cohort_pairs(config.cohort, "train"), config.seed)
-    found = cohort_pairs(config.cohort, "train"), cohort_pairs(config.cohort, "validation")
+        found = hold_out(cohort_pairs(config.cohort, "train"), config.seed)
+    else:
+        found = cohort_pairs(config.cohort, "train"), cohort_pairs(config.cohort, "validation")
     if not len(found[1]):
         raise InputError(f"{config.cohort} has no validation split: take --hold-out share")
+    if not found[1].structures():
+        names = ", ".join(i.id for i in found[1].items[:8])
+        raise InputError(f"{config.cohort}: nothing is labeled in the cases held out for early stopping ({names}): take another --hold-out or --seed")
     return found
 
 

@@ -64,10 +64,10 @@ def run(config: FoldStage, out: Path) -> Path:
 
 def choose(cases: list[dict[str, Any]], config: FoldStage) -> dict[str, str]:
     """Split of every patient that the fold takes from the training split; raises `InputError` where there are too few."""
-    patients = sorted({c["patient"] for c in cases if c["split"] == "train"})
+    patients = sorted({c["patient"] for c in cases if _trains(c)})
     if config.first + config.count > len(patients):
         raise InputError(
-            f"{config.cohort}: the study needs {config.first + config.count} training patients, the cohort has {len(patients)}: "
+            f"{config.cohort}: the study needs {config.first + config.count} labeled training patients, the cohort has {len(patients)}: "
             "lower --labelled or --ratio, or take more patients"
         )
     chosen = _order(patients, config.seed)[config.first : config.first + config.count]
@@ -77,13 +77,18 @@ def choose(cases: list[dict[str, Any]], config: FoldStage) -> dict[str, str]:
 
 def patients_for(cases: list[dict[str, Any]], scans: int, first: int, seed: int) -> int:
     """How many patients from place `first` of the order have at least so many scans; more than there are where too few do."""
-    counts = Counter(c["patient"] for c in cases if c["split"] == "train")
+    counts = Counter(c["patient"] for c in cases if _trains(c))
     found = 0
     for taken, patient in enumerate(_order(sorted(counts), seed)[first:], 1):
         found += counts[patient]
         if found >= scans:
             return taken
     return len(counts) - first + scans - found
+
+
+def _trains(case: dict[str, Any]) -> bool:
+    """Whether a case of the training split shows a labeled structure."""
+    return case["split"] == "train" and bool(case["structures"])
 
 
 def _order(patients: list[str], seed: int) -> list[str]:

@@ -176,13 +176,6 @@ class Maker:
         generators = [torch_generator(c.seed, "generate", i) for i in indices]
         return sample_latents(self.model, c.sampler, levels(c, self.model.parameterization), asked, generators, c.guidance, starts)
 
-    def restored(self, image: NDArray[Any], label: NDArray[np.uint8], metal: bool | None, index: int) -> NDArray[np.float32]:
-        """A decoded image (HU) as candidate `index` of that label map gets it back from refiner and restoration, where they are there."""
-        refined, seed = None, self.config.seed
-        if self.refiner is not None:
-            refined = self.refiner.refine(image, label, restoration.loudness(self.grains, seed, index), metal, seed, index)
-        return restoration.restore(image, label, self.grid.spacing, self.grains, seed, index, refined)
-
     def donor(self, index: int) -> int | None:
         """Number of the training case whose conditions candidate `index` is given; None where it is given none, or starts from one."""
         c = self.config
@@ -204,13 +197,22 @@ class Maker:
         retimed = image is not decoded.image
         wanted = verdict.passed or not c.gate or self.restore_all
         if wanted:
-            image = self.restored(image, verdict.label, asked.metal, index)
+            image = restored(image, verdict.label, spacing, self.grains, self.refiner, asked.metal, c.seed, index)
         else:
             image = restoration.restore(image, verdict.label, spacing, [], c.seed, index)
         if self.audit is not None:
             verdict = gate.audited(verdict, image, spacing, self.audit)
         kept = np.rint(image).astype(np.int16)
         return Candidate(self.name(index), asked, kept, before, decoded.volumes_ml, decoded.location_mm, retimed, specks, verdict, self.donor(index))
+
+
+def restored(
+    image: NDArray[Any], label: NDArray[np.uint8], spacing: tuple[float, float, float], grains: list[Grain], refiner: Trained | None,
+    metal: bool | None, seed: int, index: int,
+) -> NDArray[np.float32]:  # fmt: skip
+    """A decoded image (HU) as candidate `index` with that label map gets it back from refiner and restoration, where there are such."""
+    refined = None if refiner is None else refiner.refine(image, label, restoration.loudness(grains, seed, index), metal, seed, index)
+    return restoration.restore(image, label, spacing, grains, seed, index, refined)
 
 
 def run(config: GenerateStage, out: Path) -> Path:
