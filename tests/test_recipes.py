@@ -2,16 +2,21 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 from auricle import recipes
 from auricle.core.anatomy import ID, KEYS
+from auricle.core.errors import InputError
 from auricle.data.augment import few_cases, segmenter, with_variety
-from auricle.data.cohort import VirtualData, split_patients
+from auricle.data.cohort import FolderData, VirtualData, split_patients
+from auricle.models.masking import MaskConfig
+from auricle.models.segmenter import SegmenterConfig
+from auricle.stages import pretrain
+from auricle.stages.pretrain import PretrainStage
 from auricle.study.arms import ARMS, FEW_ARMS
-from auricle.training.loop import Hardware
+from auricle.training.loop import FitConfig, Hardware
 
 PAPER = recipes.paper()
 
@@ -155,3 +160,32 @@ def test_as_many_pairs_are_generated_as_fine_tuning_mixes_in() -> None:
         steps = {s.name: s.config for s in recipes.steps(recipes.recipe(name), Path("r"), VirtualData(patients=70), 0, Hardware())}  # type: ignore[arg-type]
         labeled = split_patients(tuple(map(str, range(70))), steps["cohort"].shares, 0).count("train")
         assert steps["generate"].count == 3 * labeled
+
+
+def test_more_virtual_patients_train_and_as_many_are_tested_on() -> None:
+    chosen = recipes.with_patients(recipes.study(), 226)
+    assert isinstance(chosen.cohort.data, VirtualData)
+    splits = split_patients(tuple(f"{i:04d}" for i in range(226)), chosen.cohort.shares, 0)
+    assert [splits.count(s) for s in ("train", "validation", "test")] == [192, 4, 30]  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="4 of them validate and 30 test, and at least 2 must train"):
+        recipes.with_patients(recipes.study(), 35)
+    own = replace(recipes.study(), cohort=replace(recipes.study().cohort, data=FolderData(Path("data"))))
+    with pytest.raises(InputError, match="leave it out with --data"):
+        recipes.with_patients(own, 226)
+
+
+@pytest.mark.parametrize("least", [0.0, 0.8])
+def test_held_out_images_are_always_hidden_in_part(tiny_cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: float) -> None:
+    """Pre-training keeps the weights that restore best: of an image that is seen whole, those that copy best."""
+    seen: list[float] = []
+    real = pretrain.reconstruction_error
+
+    def noted(network: Any, image: Any, mask: MaskConfig, generator: Any) -> Any:
+        seen.append(mask.probability)
+        return real(network, image, mask, generator)
+
+    monkeypatch.setattr(pretrain, "reconstruction_error", noted)
+    pretrain.run(PretrainStage(
+        None, cohort=tiny_cohort, network=SegmenterConfig(channels=(4, 8)), mask=MaskConfig(probability=least),
+        fit=FitConfig(steps=2, batch_size=1, validate_every=2), hardware=Hardware(accelerator="cpu")), tmp_path / "out")  # fmt: skip
+    assert seen == [least, least, 1.0]

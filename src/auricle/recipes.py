@@ -2,7 +2,7 @@
 
     demo    two CPU cores, about 20 minutes, from nothing to the report
     laptop  meant for an evening on a CPU; not yet timed
-    study   the demo's grid with cases enough for folds of a few labeled ones, and trainings that converge
+    study   the demo's grid with cases enough for folds of a few labeled ones, and longer trainings
     paper   256 x 256 x 160 voxels and every number that Hu et al. 2025 state
 """
 
@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from auricle.core.errors import InputError
 from auricle.data import augment
 from auricle.data.augment import AugmentConfig
 from auricle.data.cohort import Data, VirtualData, open_cohort, split_patients
@@ -46,6 +47,18 @@ def with_data(chosen: Recipe, data: Data | None, seed: int) -> Recipe:
     own = chosen.cohort.data
     assert isinstance(own, VirtualData)
     return replace(chosen, cohort=replace(chosen.cohort, seed=seed, data=data or replace(own, seed=seed)))
+
+
+def with_patients(chosen: Recipe, patients: int) -> Recipe:
+    """The recipe with so many virtual patients, of whom as many as before validate and test; raises `InputError` where hardly any would train."""
+    data, shares = chosen.cohort.data, chosen.cohort.shares
+    if not isinstance(data, VirtualData):
+        raise InputError("--patients is for virtual patients: leave it out with --data")
+    validate, test = (round(data.patients * share / sum(shares)) for share in shares[1:])
+    if patients < validate + test + 2:
+        raise InputError(f"--patients {patients}: {validate} of them validate and {test} test, and at least 2 must train")
+    return replace(chosen, cohort=replace(
+        chosen.cohort, data=replace(data, patients=patients), shares=(float(patients - validate - test), float(validate), float(test))))  # fmt: skip
 
 
 def steps(chosen: Recipe, root: Path, data: Data | None, seed: int, hardware: Hardware) -> list[Step]:

@@ -151,14 +151,17 @@ def test_what_is_invented_counts_against_its_arm(table: Path) -> None:
     for i, line in enumerate(lines[1:], 1):
         cells = line.split(",")
         if cells[7] == "LAA" and cells[1] in ("baseline", "ours-plus"):
-            cells[8:11] = ["0.0", "", "0.0"] if cells[1] == "baseline" else ["", "", ""]
+            cells[8:12] = ["0.0", "", "0.0", "7.5"] if cells[1] == "baseline" else ["", "", "", ""]
             lines[i] = ",".join(cells)
     table.write_text("\n".join(lines) + "\n")
     found = results.read(table)
-    for measure, expected in (("dice", 1.0), ("nsd", 1.0), ("hd95_mm", -(5 - min(DICE.values())))):
+    for measure, expected in (("dice", 1.0), ("nsd", 1.0), ("hd95_mm", -(5 - min(DICE.values()))), ("volume_error_ml", -7.5)):
         gain = results.gains(found, AT, measure)[Contender("ours-plus", 0.0)].structures["LAA"]
         assert gain is not None
         assert gain.value == pytest.approx(expected)
+    record = next(r for r in results.summary(found) if r["arm"] == "ours-plus")
+    # Better is lower there.
+    assert [record[f"{m}_gain"]["LAA"]["superiority"] for m in ("dice", "hd95_mm", "volume_error_ml")] == [1.0, 1.0, 1.0]
 
 
 def rewrite(table: Path, change: Callable[[list[str]], list[str]], delimiter: str = ",") -> Path:

@@ -176,6 +176,8 @@ def study_arms(options: Annotated[StudyOptions, tyro.conf.arg(name="")], show: S
     _take(options.hardware)
     data = _own_data(options)
     chosen = recipes.with_data(recipes.recipe(options.recipe), data, options.seed)
+    if options.patients is not None:
+        chosen = recipes.with_patients(chosen, options.patients)
     chosen = replace(chosen, cohort=replace(chosen.cohort, workers=options.workers))
     plan = plan_study(chosen, config, options.out, options.hardware)
     table = options.out / "study.csv"

@@ -76,6 +76,8 @@ class StudyOptions:
     """Number of the first of these folds, for a study that is run in parts."""
     data: Path | None = None
     """Your own cohort, as in `auricle run`; virtual patients otherwise."""
+    patients: int | None = None
+    """Virtual patients, where the largest fold with its ratio needs more than the recipe has; as many are tested on as without."""
     label_map: str | None = None
     """As in `auricle run`."""
     assume_orientation: str | None = None

@@ -67,8 +67,8 @@ def choose(cases: list[dict[str, Any]], config: FoldStage) -> dict[str, str]:
     patients = sorted({c["patient"] for c in cases if _trains(c)})
     if config.first + config.count > len(patients):
         raise InputError(
-            f"{config.cohort}: the study needs {config.first + config.count} labeled training patients, the cohort has {len(patients)}: "
-            "lower --labelled or --ratio, or take more patients"
+            f"{config.cohort}: the study needs {config.first + config.count} training patients, the cohort has {len(patients)}: "
+            "lower --labelled or --ratio, or take more patients (of virtual ones, --patients)"
         )
     chosen = _order(patients, config.seed)[config.first : config.first + config.count]
     held = max(1, round(HELD_OUT_SHARE * len(chosen))) if config.hold_out else 0
@@ -87,8 +87,8 @@ def patients_for(cases: list[dict[str, Any]], scans: int, first: int, seed: int)
 
 
 def _trains(case: dict[str, Any]) -> bool:
-    """Whether a case of the training split shows a labeled structure."""
-    return case["split"] == "train" and bool(case["structures"])
+    """Whether a case of the training split shows a labeled structure; before it is prepared nobody knows."""
+    return case["split"] == "train" and bool(case.get("structures", True))
 
 
 def _order(patients: list[str], seed: int) -> list[str]:

@@ -278,8 +278,12 @@ def _common(measure: str, worst: float | None, *scores: Scores) -> tuple[list[st
         return table[np.ix_([s.seeds.index(v) for v in seeds], [s.cases.index(c) for c in cases], range(len(KEYS)))]
 
     tables = np.stack([part(s, s.tables[measure] if worst is None else np.where(s.missed, worst, s.tables[measure])) for s in scores])
+    dice = np.stack([part(s, s.tables["dice"]) for s in scores])
     if measure in ("dice", "nsd", "hd95_mm"):
-        tables = credited(tables, np.stack([part(s, s.tables["dice"]) for s in scores]), *((1.0, 0.0) if worst is None else (0.0, worst)))
+        tables = credited(tables, dice, *((1.0, 0.0) if worst is None else (0.0, worst)))
+    else:
+        # What is invented is an error of its own volume.
+        tables = np.where(np.isnan(dice) & (dice == 0).any(0), 0.0, tables)
     return [scores[0].patients[c] for c in cases], list(tables)
 
 
@@ -296,12 +300,14 @@ def summary(results: Results) -> list[dict[str, Any]]:
             for m in MEASURES:
                 record[m] = {"mean": scores.mean(m), "seed_sd": scores.seed_sd(m), **scores.by_structure(m)}
                 if contender in found[m]:
-                    record[f"{m}_gain"] = _described(found[m][contender])
+                    record[f"{m}_gain"] = _described(found[m][contender], lower_is_better=m not in ("dice", "nsd"))
             records.append(record)
     return records
 
 
-def _described(gain: Gain) -> dict[str, Any]:
+def _described(gain: Gain, lower_is_better: bool) -> dict[str, Any]:
     parts = {"mean": gain.overall, **gain.structures}
     text = {k: None if d is None else {f: getattr(d, f) for f in ("value", "low", "high", "p", "superiority")} for k, d in parts.items()}
+    if lower_is_better:
+        text = {k: None if d is None else {**d, "superiority": 1 - d["superiority"]} for k, d in text.items()}
     return text if gain.share_of_headroom is None else {**text, "share_of_headroom": gain.share_of_headroom}

@@ -6,6 +6,7 @@ off is taken up again by whoever comes next.
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from auricle.core import progress
 from auricle.core.errors import Busy, InputError
@@ -21,13 +22,17 @@ def run_steps(steps: Sequence[Step], wait_seconds: float = WAIT_SECONDS, after: 
 
     `after` is called with every step that this process has finished; not with those that were finished before.
 
-    Raises `InputError` where a stage refuses its input.
+    Raises `InputError` where a stage refuses its input, once all that do not need it are finished.
     """
     waiting = list(steps)
+    lost: dict[Path, str] = {}
     while waiting:
         makers = {step.out for step in waiting}
         left, busy = [], False
         for place, step in enumerate(waiting):
+            if step.needs() & lost.keys():
+                lost[step.out] = ""
+                continue
             # What an earlier step of this very pass finished counts at once.
             blocked = any(folder in makers and fingerprint_of(folder) is None for folder in step.needs())
             if blocked or held_elsewhere(step.out):
@@ -45,8 +50,15 @@ def run_steps(steps: Sequence[Step], wait_seconds: float = WAIT_SECONDS, after: 
             except Busy:
                 busy = True
                 left.append(step)
-        if len(left) == len(waiting):
+            except InputError as error:
+                if len(steps) > number:
+                    progress.notice(f"{step.name}: {error}")
+                lost[step.out] = str(error)
+        if left and len(left) == len(waiting):
             if not busy:
                 raise InputError(f"{left[0].out}: its inputs are missing: {', '.join(map(str, sorted(left[0].needs())))}")
             time.sleep(wait_seconds)
         waiting = left
+    if lost:
+        reasons = [reason for reason in lost.values() if reason]
+        raise InputError(reasons[0] if len(lost) == 1 else f"{reasons[0]} ({len(lost)} of {len(steps)} stages are missing for such reasons)")
