@@ -65,12 +65,12 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
 
 
 def test_a_plan_of_the_paper_fits_or_ends_with_status_2(capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["plan", "--recipe", "paper", "--memory", "16GiB"])
+    cli.main(["plan", "--recipe", "paper", "--memory", "24GiB"])
     told = capsys.readouterr().out.splitlines()
     assert told[0].split() == ["stage", "GiB", "time", "steps", "fits"]
     assert {line.split()[-1] for line in told[1:-1]} == {"yes"}
     with pytest.raises(SystemExit) as stop:
-        cli.main(["plan", "--recipe", "paper", "--memory", "2GiB", "--json"])
+        cli.main(["plan", "--recipe", "paper", "--memory", "8GiB", "--json"])
     assert stop.value.code == 2
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     fits = {e["stage"]: e["fits"] for e in events if e["event"] == "estimate"}
