@@ -35,5 +35,5 @@ def test_what_does_not_need_a_refused_stage_is_finished(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"b: cannot be made \(3 of 5 stages are missing"):
         run_steps(steps)
     assert [fingerprint_of(f) is not None for f in (a, b, c, d, e)] == [True, False, False, True, False]
-    with pytest.raises(InputError, match="b: cannot be made$"):
+    with pytest.raises(InputError, match=r"b: cannot be made$"):
         run_steps([Step("b", refuse, Needs(a), b)])
