@@ -16,7 +16,7 @@ from auricle.core.errors import InputError
 from auricle.core.files import read_json
 from auricle.core.runs import fingerprint_of
 from auricle.data.cohort import FolderCohort, FolderData, VirtualCohort, VirtualData, parse_label_map, split_patients
-from auricle.data.nifti import write_nifti
+from auricle.data.nifti import read_nifti, write_nifti
 from auricle.data.preprocess import ModelGrid
 from auricle.phantom import virtual_patient
 from auricle.stages import cohort
@@ -221,6 +221,25 @@ def test_more_processes_change_no_cohort(tmp_path: Path, cases: list[Case]) -> N
         (out / name).unlink()
     cohort.run(replace(config, workers=2), out)
     assert (out / "done.json").exists()
+
+
+@pytest.mark.parametrize(("split", "way_out"), [("train", "is --label-map right"), ("validation", "label them or remove them")])
+def test_a_split_in_which_nothing_is_labeled_is_refused(tmp_path: Path, cases: list[Case], split: str, way_out: str) -> None:
+    """Early stopping would keep the first weights it sees, and the audit of copies would have nothing to go by."""
+    write_nnunet(tmp_path / "raw", cases, {"LV": 1, "MYO": 2})
+    config = CohortConfig(FolderData(tmp_path / "raw"), **SHAPE)
+    splits = split_patients(tuple(sorted(c.id for c in cases)), config.shares, config.seed)
+    for name, own in zip(sorted(c.id for c in cases), splits, strict=True):
+        if own == split:
+            path = tmp_path / "raw" / "labelsTr" / f"{name}.nii.gz"
+            values, affine, _ = read_nifti(path)
+            write_nifti(path, values * 0, affine, dtype=np.uint8)
+    with pytest.raises(InputError, match=rf"no label map of the \d+ cases of the {split} split shows a structure; {way_out}"):
+        cohort.run(config, tmp_path / "cohort")
+    assert not (tmp_path / "cohort" / "cases.json").exists()
+    # Once the label maps are there, what was prepared is no hindrance.
+    write_nnunet(tmp_path / "raw", cases, {"LV": 1, "MYO": 2})
+    assert len(read_json(cohort.run(config, tmp_path / "cohort") / "cases.json")["cases"]) == 5
 
 
 def test_too_few_cases_are_refused(tmp_path: Path, cases: list[Case]) -> None:

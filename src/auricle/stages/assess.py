@@ -27,6 +27,7 @@ from auricle.models.features import PARTS, RandomEncoder
 from auricle.stages import autoencoder as autoencoder_stage
 from auricle.stages import gate, restoration
 from auricle.stages import refiner as refiner_stage
+from auricle.stages.gate import Audit
 from auricle.stages.generate import restored
 from auricle.stages.pairs import Pairs, cohort_pairs, generated_pairs, network_units
 from auricle.stages.sampling import decode
@@ -83,7 +84,7 @@ def run(root: Path, seed: int = 0) -> Flat:
     flat |= textures(real, unseen, new, table)
     flat |= distances(real, unseen, new, seed)
     flat |= diversity(train, made, seed)
-    flat |= copies(folders, table, seed, through)
+    flat |= copies(gate.audit(folders["cohort"]), train, test, table, seed, through)
     flat = {k: _plain(v) for k, v in flat.items()}
     write_json(root / "assessment" / "measures.json", measures(real, unseen, new, table))
     write_json(root / "assessment.json", flat)
@@ -264,14 +265,12 @@ def diversity(train: Pairs, made: Pairs, seed: int) -> Flat:
     return flat
 
 
-def copies(folders: Mapping[str, Path], table: Mapping[str, Any], seed: int, through: Through | None) -> Flat:
+def copies(audited: Audit, train: Pairs, test: Pairs, table: Mapping[str, Any], seed: int, through: Through | None) -> Flat:
     """The share of copies among candidates, and how the audit does on planted copies and on test cases that it never saw.
 
     `_generated` are planted copies that go `through` what generated pairs come from; None where that is not there. Where pairs lie nearer to the
-    training case whose conditions they were given than chance has it, conditions recall cases. Cases without a label are left out.
+    training case whose conditions they were given than chance has it, conditions recall cases.
     """
-    audited = gate.audit(folders["cohort"])
-    train, test = (labeled(cohort_pairs(folders["cohort"], split)) for split in ("train", "test"))
     accused = [memorization.is_copy(audited.match(*test.hu(i), test.grid.spacing), audited.threshold)
                for i in progress.track(range(len(test)), "audit: test cases", len(test))]  # fmt: skip
     found: dict[str, list[bool]] = {"": [], "_generated": []}

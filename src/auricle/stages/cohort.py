@@ -109,8 +109,9 @@ def _prepare_cases(config: CohortConfig, out: Path, cohort: Cohort, splits: list
     cases = [{"id": cohort.ids[i], "patient": cohort.patients[i], "split": splits[i], **records[i]} for i in range(len(cohort.ids))]
     check_duplicates({c["id"]: c["attributes"]["content_sha256"] for c in cases if "content_sha256" in c["attributes"]})
     for split, way_out in (("train", "is --label-map right?"), ("validation", "label them or remove them, or take another --seed")):
-        if not any(c["structures"] for c in cases if c["split"] == split):
-            raise InputError(f"{out}: no label map of the {splits.count(split)} cases of the {split} split shows a structure; {way_out}")  # type: ignore[arg-type]
+        own = [c for c in cases if c["split"] == split]
+        if not any(c["structures"] for c in own):
+            raise InputError(f"{out}: no label map of the {len(own)} cases of the {split} split shows a structure; {way_out}")
     return cases
 
 

@@ -236,7 +236,7 @@ def run(config: GenerateStage, out: Path) -> Path:
         progress.notice(f"{out}: copies of training cases are not looked for, since the cohort of {config.diffusion} is not there or not named")
     this.begin()
     records = _fill(maker, out)
-    kept = [r for r in records if r["kept"]]
+    kept, judged = [r for r in records if r["kept"]], summarize(records)
     write_json(out / "pairs.json", {
         "synthetic": True, "size": maker.grid.size, "spacing": maker.grid.spacing, "seed": config.seed, "sampler": config.sampler,
         "steps": len(levels(config, maker.model.parameterization)) - 1, "variation": config.variation,
@@ -245,11 +245,11 @@ def run(config: GenerateStage, out: Path) -> Path:
         "refiner_sha256": read_json(config.refiner / "model.json")["sha256"] if config.refiner is not None and maker.refiner is not None else None,
         "asked": config.conditions.describe(),
         "complete_share": sum(p["complete"] for p in kept) / len(kept), "speck_share": float(np.mean([p["speck_share"] for p in kept])),
-        "gate": summarize(records), "pairs": kept,
+        "gate": judged, "pairs": kept,
     })  # fmt: skip
     this.finish()
     if config.gate:
-        progress.report(f"{out}: {_told(summarize(records))}")
+        progress.report(f"{out}: {_told(judged)}")
     return out
 
 

@@ -54,7 +54,7 @@ def run_steps(steps: Sequence[Step], wait_seconds: float = WAIT_SECONDS, after: 
                 if len(steps) > number:
                     progress.notice(f"{step.name}: {error}")
                 lost[step.out] = str(error)
-        if left and len(left) == len(waiting):
+        if len(left) == len(waiting):
             if not busy:
                 raise InputError(f"{left[0].out}: its inputs are missing: {', '.join(map(str, sorted(left[0].needs())))}")
             time.sleep(wait_seconds)
